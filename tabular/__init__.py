@@ -1,0 +1,17 @@
+"""Exact solutions of preference games: RLHF, NLHF and SLHF on matrices."""
+
+from tabular.nash import NashSolution, solve_nlhf
+from tabular.preferences import PreferenceMatrix
+from tabular.rlhf import RLHFSolution, solve_rlhf
+from tabular.stackelberg import StackelbergSolution, duality_gap, solve_slhf
+
+__all__ = [
+    "NashSolution",
+    "PreferenceMatrix",
+    "RLHFSolution",
+    "StackelbergSolution",
+    "duality_gap",
+    "solve_nlhf",
+    "solve_rlhf",
+    "solve_slhf",
+]

@@ -1,0 +1,182 @@
+"""Maximal lotteries: the Nash equilibria {pi : A pi <= 0} of one game without a KL price.
+
+(Kreweras 1965, Fishburn 1984.) There is always one; there can be a polytope of them.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.special import log_softmax, logsumexp
+
+from slhf.certificates import Certificate
+from slhf.errors import NotConverged
+from tabular.policies import Array
+
+TOLERANCE = 1e-9
+"""Largest exploitability of an accepted lottery, relative to the game's largest margin."""
+MAX_ITERATIONS = 500
+
+
+def any_lottery(margins: Array) -> tuple[Array, float, int]:
+    """A vertex of the lotteries of ``margins`` ``(n, n)``: its logs, its residual, and the LP's iterations."""
+    n = len(margins)
+    scale = np.abs(margins).max() or 1.0
+    # min v subject to A pi <= v
+    policy, iterations = _linear_program(np.append(np.zeros(n), 1), np.c_[margins / scale, -np.ones(n)], n)
+    advantage = margins @ policy
+    residual = float(advantage.max() - advantage[policy > 0].min())
+    with np.errstate(divide="ignore"):
+        return np.log(policy), residual, iterations
+
+
+def _linear_program(cost: Array, upper: Array, n: int) -> tuple[Array, int]:
+    """Minimise ``cost`` over (pi, v) with ``upper (pi, v) <= 0``, pi a policy and v free; returns pi."""
+    result = linprog(
+        cost,
+        A_ub=upper,
+        b_ub=np.zeros(len(upper)),
+        A_eq=np.append(np.ones(n), 0)[None],
+        b_eq=[1],
+        bounds=[(0, None)] * n + [(None, None)],
+        method="highs-ds",
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    )
+    if result.status != 0:
+        certificate = Certificate(np.inf, np.inf, int(result.nit), "linear program")
+        raise NotConverged(f"The linear program of a maximal lottery failed: {result.message}", None, certificate)
+    policy = np.maximum(result.x[:n], 0)
+    return policy / policy.sum(), int(result.nit)
+
+
+def essential_set(margins: Array) -> NDArray[np.bool_]:
+    """``(n,)``: True for the actions that some lottery plays.
+
+    By Tucker's theorem (1956) a skew-symmetric A has a lottery with pi_i > (A pi)_i for every i: it plays
+    every action that any lottery plays, and loses strictly to no other. A linear program finds the
+    lottery for which the least of these differences is largest.
+
+    Raises:
+        NotConverged: that least difference is too small to trust.
+    """
+    n = len(margins)
+    A = margins / (np.abs(margins).max() or 1.0)
+    upper = np.r_[np.c_[A, np.zeros(n)], np.c_[A - np.eye(n), np.ones(n)]]
+    policy, iterations = _linear_program(np.append(np.zeros(n), -1), upper, n)
+    slack = -A @ policy
+    separation = float(np.abs(policy - slack).min())
+    if separation < 10 * TOLERANCE:
+        raise NotConverged(
+            f"Which actions some lottery plays cannot be told: the game is within {separation:.0e} of another answer. "
+            f'Use selection="exact" or "any", or a small positive tau.',
+            policy,
+            Certificate(float(-slack.min()), separation, iterations, "linear program"),
+        )
+    return policy > slack
+
+
+def max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
+    """The lottery nearest to the reference in KL(pi || pi_ref): its logs, its residual, and the iterations.
+
+    On the essential set E the constraints A pi <= 0 are equalities. Their multipliers ``m`` (free on E, not
+    negative elsewhere) give pi ~ pi_ref exp(A m) on E, and minimise logsumexp_E(log pi_ref + A m),
+    here by projected Newton steps (Bertsekas 1982). The residual is the largest violation of feasibility
+    or of complementary slackness.
+    """
+    essential = essential_set(margins)
+    scale = np.abs(margins).max() or 1.0
+    A = margins / scale
+    base = np.where(essential, log_ref, -np.inf)
+    m, value = np.zeros(len(A)), float(logsumexp(base))
+    for iteration in range(MAX_ITERATIONS):
+        policy = np.exp(log_softmax(base + A @ m))
+        gradient = -(A @ policy)
+        free = essential | (m > 0) | (gradient < 0)
+        violation = float(np.abs(gradient[free]).max())
+        if violation <= 1e-15:
+            break
+        step = _damped_newton(A[free], policy, gradient[free])
+        fraction = 1.0
+        while fraction > 1e-12:
+            trial = m.copy()
+            trial[free] += fraction * step
+            trial = np.where(essential, trial, np.maximum(trial, 0))
+            after = float(logsumexp(base + A @ trial))
+            if after <= value + 1e-4 * gradient @ (trial - m) + 1e-16 * (1 + abs(value)):
+                break
+            fraction /= 2
+        improved = after < value
+        m, value = trial, after
+        if not improved and violation <= TOLERANCE / 10:
+            break
+    log_policy = log_softmax(base + A @ m)
+    advantage = A @ np.exp(log_policy)
+    infeasible = np.where(essential, np.abs(advantage), np.maximum(advantage, 0)).max()
+    slackness = np.abs(np.where(essential, 0, m * advantage)).max()
+    return log_policy, float(scale * max(infeasible, slackness)), iteration
+
+
+def _damped_newton(rows: Array, policy: Array, gradient: Array) -> Array:
+    """The Newton step for logsumexp(base + A m) in the multipliers of ``rows`` of A.
+
+    Redundant constraints make the Hessian singular; a ridge that vanishes with the gradient keeps
+    the step finite and the convergence superlinear.
+    """
+    mean = rows @ policy
+    hessian = (rows * policy) @ rows.T - np.outer(mean, mean)
+    ridge = 1e-3 * np.abs(gradient).max() * np.eye(len(rows))
+    return np.linalg.solve(hessian + ridge, -gradient)
+
+
+def as_fractions(p: Array) -> list[list[Fraction]]:
+    """The margins of one game ``(n, n)`` in rationals, antisymmetric.
+
+    A preference means the fraction with denominator up to 1000 that is within 1e-15 of it, if there is one
+    (.1 is 1/10, not its binary neighbour), and else its float64 value exactly.
+    """
+    margins = [[Fraction(0)] * len(p) for _ in p]
+    for i in range(len(p)):
+        for j in range(i):
+            value = Fraction(float(p[i, j]))
+            simple = value.limit_denominator(1000)
+            margins[i][j] = (simple if abs(simple - value) <= Fraction(1, 10**15) else value) - Fraction(1, 2)
+            margins[j][i] = -margins[i][j]
+    return margins
+
+
+def exact(p: Array) -> list[Fraction]:
+    """A lottery of one preference matrix ``(n, n)`` in rational arithmetic, with A pi <= 0 verified.
+
+    The simplex method with Bland's rule, which cannot cycle, on max sum(x) subject to (A + c) x <= 1 and
+    x >= 0, for c > max |A|; then pi = x / sum(x). The tableau holds integers over the common denominator
+    ``d``, the last pivot, by which every division is exact (Edmonds 1967).
+    """
+    n = len(p)
+    margins = as_fractions(p)
+    common = math.lcm(*(entry.denominator for row in margins for entry in row))
+    payoff = np.array([[int(entry * common) for entry in row] for row in margins], dtype=object)
+    shifted = payoff + (np.abs(payoff).max() + 1)
+    identity = np.array([[int(i == j) for j in range(n)] for i in range(n)], dtype=object)
+    T = np.c_[shifted, identity, np.array([1] * n, dtype=object)]
+    T = np.r_[T, np.array([[-1] * n + [0] * (n + 1)], dtype=object)]
+    basis, d = list(range(n, 2 * n)), 1
+    while (T[-1, :-1] < 0).any():
+        column = next(j for j in range(2 * n) if T[-1, j] < 0)
+        row = min((Fraction(T[i, -1], T[i, column]), basis[i], i) for i in range(n) if T[i, column] > 0)[2]
+        pivot, kept = T[row, column], T[row].copy()
+        T = (pivot * T - np.outer(T[:, column], kept)) // d
+        T[row], d, basis[row] = kept, pivot, column
+    x = [0] * n
+    for i, variable in enumerate(basis):
+        if variable < n:
+            x[variable] = T[i, -1]
+    policy = [Fraction(entry, sum(x)) for entry in x]
+    # The proof, independent of how the policy was found.
+    optimal = all(sum(a * q for a, q in zip(row, policy, strict=True)) <= 0 for row in margins)
+    if not (optimal and min(policy) >= 0 and sum(policy) == 1):
+        raise NotConverged("The rational simplex method did not reach a lottery.", policy, Certificate(1, 1, 0, "exact"))
+    return policy

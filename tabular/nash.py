@@ -1,0 +1,216 @@
+"""NLHF: the Nash equilibrium of the symmetric preference game, with or without a KL price.
+
+Both players pay tau KL(pi || pi_ref). The equilibrium is the fixed point
+pi ~ pi_ref exp(P(. > pi) / tau) (arXiv 2312.00886). Because A = P - 1/2 is antisymmetric,
+E_pi A pi = 0 for every pi, and what pi's best opponent can gain is
+    f(pi) = tau logsumexp(log pi_ref + A pi / tau) + tau KL(pi || pi_ref) = tau KL(pi || rho),
+with rho ~ pi_ref exp(A pi / tau) the best response to pi. So every iterate certifies itself:
+f >= 0, f = 0 only at the equilibrium, and ||pi - pi*||_1 <= sqrt(2 f / tau).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+
+from slhf.certificates import Certificate
+from slhf.errors import InvalidParameter, NotConverged
+from tabular import lotteries
+from tabular.policies import Array, check_temperature, log_reference
+from tabular.preferences import PreferenceMatrix
+
+Selection = Literal["any", "max_entropy", "exact"]
+
+RADIUS = 0.02
+"""KL(pi || rho), in nats, within which the path follower keeps its iterates: there Newton's method converges."""
+MAX_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class NashSolution:
+    """The Nash equilibrium of a (batch of) symmetric preference game(s).
+
+    Attributes:
+        policy: ``(..., n)``.
+        log_policy: its logs; -inf where it is 0.
+        value: ``(...)``, one half, by symmetry.
+        support: ``(..., n)``, True where the policy is positive.
+        certificate: gap = f, what the best opponent can gain (exploitability), in units of preference;
+            residual = how unequal the actions in the support are, KL price included.
+        rational: ``(..., n)`` array of ``Fraction`` when ``selection="exact"``, else None.
+    """
+
+    policy: Array
+    log_policy: Array
+    value: Array
+    support: NDArray[np.bool_]
+    certificate: Certificate
+    rational: NDArray[np.object_] | None = None
+
+
+def solve_nlhf(
+    P: PreferenceMatrix, tau: float = 0.0, reference: ArrayLike | None = None, selection: Selection = "any"
+) -> NashSolution:
+    """The Nash equilibrium: KL-regularised for tau > 0, a maximal lottery for tau = 0.
+
+    Args:
+        P: preferences of shape ``(..., n, n)``.
+        tau: temperature >= 0, in units of preference per nat.
+        reference: pi_ref, full support, broadcastable to ``(..., n)``; None is uniform.
+        selection: which lottery to take at tau = 0, where there can be many: "any" vertex that the
+            linear program finds; "max_entropy", the I-projection of the reference onto all of them,
+            which is the limit for tau -> 0; "exact", a vertex proved in rational arithmetic, with
+            preferences read as :func:`tabular.lotteries.as_fractions` says.
+
+    Raises:
+        InvalidParameter: a bad temperature or selection, or a reference that would play no part.
+        InvalidReference: a bad reference.
+        NotConverged: the tolerance was missed; the error carries the best policy found.
+    """
+    tau = check_temperature(tau, "tau")
+    if selection not in get_args(Selection):
+        raise InvalidParameter(f"selection = {selection!r}: choose one of {', '.join(get_args(Selection))}.")
+    if tau > 0 and selection != "any":
+        raise InvalidParameter(f'selection = "{selection}" at tau = {tau}: there the equilibrium is unique; drop it.')
+    if tau == 0 and reference is not None and selection != "max_entropy":
+        raise InvalidParameter(
+            f'At tau = 0 the reference plays no part with selection = "{selection}"; '
+            f'pass selection="max_entropy", or no reference.'
+        )
+    log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=True)
+    return _kl_nash(P, tau, log_ref) if tau > 0 else _lottery(P, log_ref, selection)
+
+
+def _solution(log_policy: Array, certificate: Certificate, rational: NDArray[np.object_] | None = None) -> NashSolution:
+    half = np.full(log_policy.shape[:-1], 0.5)
+    return NashSolution(np.exp(log_policy), log_policy, half, log_policy > -np.inf, certificate, rational)
+
+
+def _lottery(P: PreferenceMatrix, log_ref: Array, selection: Selection) -> NashSolution:
+    """Temperature 0, game by game."""
+    games, references = P.margins.reshape(-1, P.n, P.n), log_ref.reshape(-1, P.n)
+    rational = None
+    if selection == "exact":
+        fractions = [lotteries.exact(p) for p in P.p.reshape(-1, P.n, P.n)]
+        rational = np.array(fractions, dtype=object).reshape(log_ref.shape)
+        zero = np.zeros(P.batch_shape)
+        with np.errstate(divide="ignore"):
+            log_policy = np.log(rational.astype(np.float64))
+        return _solution(log_policy, Certificate(zero, zero, 0, "rational simplex", exact=True), rational)
+    if selection == "max_entropy":
+        method = "projected newton"
+        found = [lotteries.max_entropy(a, ref) for a, ref in zip(games, references, strict=True)]
+    else:
+        method = "linear program"
+        found = [lotteries.any_lottery(a) for a in games]
+    log_policy = np.array([log_policy for log_policy, _, _ in found]).reshape(log_ref.shape)
+    residual = np.array([residual for _, residual, _ in found]).reshape(P.batch_shape)
+    iterations = np.array([iterations for _, _, iterations in found]).reshape(P.batch_shape)
+    gap = np.einsum("...ij,...j->...i", P.margins, np.exp(log_policy)).max(-1)
+    solution = _solution(log_policy, Certificate(gap, residual, iterations, method))
+    scale = np.abs(P.margins).max((-2, -1))
+    if not np.all((gap <= lotteries.TOLERANCE * scale) & (residual <= lotteries.TOLERANCE * scale)):
+        raise NotConverged(
+            f"The {method} left an exploitability of {np.max(gap):.1e} and a residual of {np.max(residual):.1e}; the "
+            f'game is almost degenerate; try selection="exact", or a small positive tau.',
+            solution,
+            solution.certificate,
+        )
+    return solution
+
+
+def _kl_nash(P: PreferenceMatrix, tau: float, log_ref: Array) -> NashSolution:
+    """Positive temperature, all games at once, by :func:`follow_path`."""
+    margins, flat = P.margins.reshape(-1, P.n, P.n), log_ref.reshape(-1, P.n)
+    log_policy, iterations = follow_path(margins, flat, 1 / tau)
+    error = _log_error(margins, flat, log_policy, np.full(len(flat), 1 / tau))
+    divergence = _divergence(log_policy, error)
+    certificate = Certificate(
+        (tau * divergence).reshape(P.batch_shape),
+        (tau * np.ptp(error, axis=-1)).reshape(P.batch_shape),
+        iterations.reshape(P.batch_shape),
+        "newton path following",
+    )
+    solution = _solution(log_policy.reshape(log_ref.shape), certificate)
+    distance = np.sqrt(2 * divergence)  # bounds ||pi - pi*||_1; below 1e-14 / tau it is rounding in P
+    if not np.all(distance <= 1e-9 + 1e-14 / tau):
+        raise NotConverged(
+            f"Path following left the policy up to {np.max(distance):.1e} (L1) from the equilibrium at tau = {tau}; "
+            f"try a larger tau, or tau = 0.",
+            solution,
+            certificate,
+        )
+    return solution
+
+
+def follow_path(margins: Array, log_ref: Array, target: float) -> tuple[Array, NDArray[np.int_]]:
+    """Newton's method along the equilibria at inverse temperatures from 0, where pi = pi_ref, to ``target``.
+
+    Each Newton step also advances the inverse temperature, as far as leaves KL(pi || rho) within
+    ``RADIUS``. A game is done when, at the target, a step no longer lowers it: the rest is rounding.
+
+    Args:
+        margins: ``(games, n, n)``.
+        log_ref: ``(games, n)``.
+        target: 1 / tau.
+
+    Returns:
+        log policies ``(games, n)`` and the number of Newton steps ``(games,)``.
+    """
+    log_policy = log_ref.copy()
+    position, divergence = np.zeros(len(margins)), np.zeros(len(margins))
+    stride = 1 / np.maximum(np.abs(margins).max((-2, -1)), 1 / target)
+    iterations = np.zeros(len(margins), dtype=int)
+    active = np.arange(len(margins))
+    for _ in range(MAX_STEPS):
+        A, ref, old = margins[active], log_ref[active], position[active]
+        new = np.minimum(target, old + stride[active])
+        trial = log_policy[active] + newton_step(A, ref, log_policy[active], new)
+        trial = log_softmax(trial, axis=-1)
+        after = _divergence(trial, _log_error(A, ref, trial, new))
+        arrived = old == target
+        accept = np.where(arrived, after < divergence[active], after <= RADIUS)
+        moved = active[accept]
+        log_policy[moved], position[moved], divergence[moved] = trial[accept], new[accept], after[accept]
+        stride[active] *= np.where(accept, 3, 0.25)
+        iterations[active] += 1
+        active = active[accept | (~arrived & (stride[active] > 1e-9 * old))]
+        if len(active) == 0:
+            break
+    return log_policy, iterations
+
+
+def newton_step(margins: Array, log_ref: Array, log_policy: Array, inverse_tau: Array) -> Array:
+    """``(games, n)``: the Newton step on the logits for log pi = log pi_ref + A pi / tau + constant.
+
+    Its Jacobian I - A (diag(pi) - pi pi^T) / tau has eigenvalues 1 +- i lambda: it is never singular.
+    """
+    policy = np.exp(log_policy)
+    advantage = np.matmul(margins, policy[..., None])[..., 0]
+    scale = inverse_tau[..., None]
+    jacobian = np.eye(policy.shape[-1]) - scale[..., None] * (
+        margins * policy[..., None, :] - advantage[..., :, None] * policy[..., None, :]
+    )
+    error = log_policy - log_ref - scale * advantage
+    return np.linalg.solve(jacobian, -error[..., None])[..., 0]
+
+
+def _log_error(margins: Array, log_ref: Array, log_policy: Array, inverse_tau: Array) -> Array:
+    """``(games, n)``: log(pi / rho), zero at the equilibrium."""
+    advantage = np.matmul(margins, np.exp(log_policy)[..., None])[..., 0]
+    return log_policy - log_softmax(log_ref + inverse_tau[..., None] * advantage, axis=-1)
+
+
+def _divergence(log_policy: Array, error: Array) -> Array:
+    """``(games,)``: KL(pi || rho) from ``error`` = log(pi / rho), correct in every digit even when it is 1e-30.
+
+    It sums pi e + rho - pi, terms that are never negative, instead of pi e, which cancels.
+    """
+    policy = np.exp(log_policy)
+    near = policy * (np.expm1(-np.maximum(error, -1)) + error)
+    far = np.exp(log_policy - error) + policy * (error - 1)
+    return np.maximum(np.where(error > -1, near, far).sum(-1), 0)

@@ -1,0 +1,189 @@
+"""RLHF: a Bradley-Terry reward fitted to comparisons, then the KL-regularised policy for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit, log_expit
+
+from slhf.certificates import Certificate
+from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
+from tabular.policies import Array, best_response, best_response_value, check_temperature, log_reference
+from tabular.preferences import PreferenceMatrix
+
+TOLERANCE = 1e-10
+"""Largest score-equation residual of an accepted fit, as a share of an alternative's comparisons."""
+TIES = 1e-9
+"""At temperature 0, rewards this close to the best are optimal too: the fit is no more exact."""
+MAX_ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class RLHFSolution:
+    """The Bradley-Terry fit of a (batch of) preference matri(ces) and its optimal policy.
+
+    Attributes:
+        reward: ``(..., n)``, r, in nats, mean zero.
+        policy: ``(..., n)``, proportional to pi_ref exp(r / tau).
+        log_policy: its logs; -inf where it is 0.
+        value: ``(...)``, E[r] - tau KL(policy || reference), in nats.
+        support: ``(..., n)``, True where the policy may be positive: the argmax set at tau = 0.
+        certificate: residual = the largest score-equation error as a share of the alternative's
+            comparisons; gap = the squared Newton decrement per comparison, which bounds the
+            log-likelihood (in nats) still to be gained once it is small.
+    """
+
+    reward: Array
+    policy: Array
+    log_policy: Array
+    value: Array
+    support: NDArray[np.bool_]
+    certificate: Certificate
+
+
+def solve_rlhf(
+    P: PreferenceMatrix,
+    tau: float = 0.1,
+    reference: ArrayLike | None = None,
+    pair_weights: ArrayLike | None = None,
+    l2: float = 0.0,
+) -> RLHFSolution:
+    """Fit rewards by maximum likelihood (Bradley and Terry 1952), then maximise E[r] - tau KL(pi || pi_ref).
+
+    The fit maximises, over rewards that sum to zero,
+    sum_{i<j} W[i,j] (P[i,j] log sigmoid(r_i - r_j) + P[j,i] log sigmoid(r_j - r_i)) - (l2 / 2) sum_i r_i^2,
+    so its score equations are sum_j W[i,j] (P[i,j] - sigmoid(r_i - r_j)) = l2 r_i.
+
+    Args:
+        P: preferences of shape ``(..., n, n)``.
+        tau: temperature >= 0, in nats of reward per nat of KL; 0 restricts the reference to argmax r.
+        reference: pi_ref, broadcastable to ``(..., n)``; None is uniform.
+        pair_weights: W, symmetric, broadcastable to ``(..., n, n)``: how often each pair was compared;
+            the diagonal plays no part; None is once each.
+        l2: the coefficient above, in comparisons; any positive value makes the fit exist.
+
+    Raises:
+        DisconnectedComparisons: without ``l2``, when the win graph is not strongly connected, so that
+            some rewards would be infinitely far apart (Ford 1957).
+        InvalidParameter, InvalidReference: a bad temperature, weight or reference.
+        NotConverged: the score equations could not be solved to ``TOLERANCE``.
+    """
+    tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
+    log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=tau > 0)
+    weights = _pair_weights(pair_weights, P)
+    if l2 == 0:
+        _check_connected(P, weights)
+    reward, certificate = fit_bradley_terry(P.p, weights, l2)
+    log_policy = best_response(reward, log_ref, tau, ties=TIES)
+    solution = RLHFSolution(
+        reward=reward,
+        policy=np.exp(log_policy),
+        log_policy=log_policy,
+        value=best_response_value(reward, log_ref, tau),
+        support=log_policy > -np.inf,
+        certificate=certificate,
+    )
+    if not np.all(certificate.residual <= TOLERANCE):
+        raise NotConverged(
+            f"The Bradley-Terry fit stopped with score-equation residual {np.max(certificate.residual):.1e} > "
+            f"{TOLERANCE}: the data are almost separable; add a little l2, or use `best` from this error.",
+            solution,
+            certificate,
+        )
+    return solution
+
+
+def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certificate]:
+    """Damped Newton for the fit in :func:`solve_rlhf`: rewards ``(..., n)`` and how well they fit.
+
+    Every game goes on until a full Newton step cannot improve its likelihood: from there on only
+    rounding is left.
+    """
+    reward = np.zeros(p.shape[:-1])
+    iterations = np.zeros(p.shape[:-2], dtype=int)
+    active = np.ones(p.shape[:-2], dtype=bool)
+    likelihood = log_likelihood(reward, p, weights, l2)
+    for _ in range(MAX_ITERATIONS):
+        step, decrement = _newton_step(reward, p, weights, l2)
+        # The decrement is twice what a Newton step should gain; below rounding there is nothing to gain.
+        active &= decrement > 1e-30 * weights.sum((-2, -1))
+        if not active.any():
+            break
+        iterations += active
+        scale = active.astype(float)
+        for _ in range(40):
+            trial = log_likelihood(reward + scale[..., None] * step, p, weights, l2)
+            worse = active & ~(trial >= likelihood - 1e-15 * (1 + np.abs(likelihood)))
+            if not worse.any():
+                break
+            scale = np.where(worse, scale / 2, scale)
+        reward = reward + scale[..., None] * step
+        likelihood = trial
+    _, decrement = _newton_step(reward, p, weights, l2)
+    per_alternative = np.maximum(weights.sum(-1), np.finfo(float).tiny)
+    residual = np.abs(score(reward, p, weights, l2) / per_alternative).max(-1)
+    comparisons = np.maximum(weights.sum((-2, -1)) / 2, np.finfo(float).tiny)
+    return reward - reward.mean(-1, keepdims=True), Certificate(decrement / comparisons, residual, iterations, "newton")
+
+
+def log_likelihood(reward: Array, p: Array, weights: Array, l2: float) -> Array:
+    """``(...)``: the penalised log-likelihood of :func:`solve_rlhf`, in nats."""
+    difference = reward[..., :, None] - reward[..., None, :]
+    return np.sum(weights * p * log_expit(difference), axis=(-2, -1)) - l2 / 2 * np.sum(reward**2, axis=-1)
+
+
+def score(reward: Array, p: Array, weights: Array, l2: float) -> Array:
+    """``(..., n)``: the gradient of :func:`log_likelihood`."""
+    difference = reward[..., :, None] - reward[..., None, :]
+    return np.sum(weights * (p - expit(difference)), axis=-1) - l2 * reward
+
+
+def information(reward: Array, weights: Array, l2: float) -> Array:
+    """``(..., n, n)``: minus the Hessian of :func:`log_likelihood`, a weighted graph Laplacian plus l2 I."""
+    difference = reward[..., :, None] - reward[..., None, :]
+    edges = weights * expit(difference) * expit(-difference)
+    return np.eye(reward.shape[-1]) * (edges.sum(-1)[..., None] + l2) - edges
+
+
+def _newton_step(reward: Array, p: Array, weights: Array, l2: float) -> tuple[Array, Array]:
+    """The Newton step and the squared Newton decrement g' H^-1 g."""
+    gradient, hessian = score(reward, p, weights, l2), information(reward, weights, l2)
+    # Rewards are defined up to a constant: a rank-one term fixes it without touching the rest.
+    anchor = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None] / reward.shape[-1] ** 2
+    step = np.linalg.solve(hessian + anchor, gradient[..., None])[..., 0]
+    return step, np.sum(step * gradient, axis=-1)
+
+
+def _pair_weights(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Array:
+    """Validated ``(..., n, n)`` weights with a zero diagonal."""
+    if pair_weights is None:
+        return np.broadcast_to(1 - np.eye(P.n), P.p.shape)
+    try:
+        weights = np.broadcast_to(np.asarray(pair_weights, dtype=np.float64), P.p.shape)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameter(f"pair_weights must broadcast to {P.p.shape}: {error}.") from error
+    if not np.all(np.isfinite(weights) & (weights >= 0)):
+        raise InvalidParameter("pair_weights must be finite and not negative.")
+    if not np.allclose(weights, np.swapaxes(weights, -1, -2), rtol=1e-12, atol=0):
+        raise InvalidParameter("pair_weights must be symmetric: W[i, j] counts the comparisons of i with j.")
+    return weights * (1 - np.eye(P.n))
+
+
+def _check_connected(P: PreferenceMatrix, weights: Array) -> None:
+    """The maximum-likelihood rewards are finite iff the graph "i ever beat j" is strongly connected."""
+    beaten = (weights > 0) & (P.p > 0)
+    doubtful = ~(beaten | np.eye(P.n, dtype=bool)).all((-2, -1))
+    for where in map(tuple, np.argwhere(doubtful)):
+        count, component = connected_components(beaten[where], connection="strong")
+        if count > 1:
+            groups = [tuple(int(i) for i in np.flatnonzero(component == k)) for k in range(count)]
+            named = " | ".join(", ".join(P.labels[i] for i in group) for group in groups)
+            game = f" of game {tuple(int(i) for i in where)}" if where else ""
+            raise DisconnectedComparisons(
+                f"The comparisons{game} do not connect all alternatives by wins in both directions, so no finite "
+                f"Bradley-Terry rewards fit them best. Groups: {named}. Ask about pairs across the groups, or pass l2 > 0.",
+                groups,
+            )
