@@ -1,0 +1,1 @@
+"""StackelbergGDA and its rivals on real language models."""

@@ -1,0 +1,1 @@
+"""The vocabulary both worlds share: specs, learning signals, certificates, run directories, errors."""

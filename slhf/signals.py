@@ -42,17 +42,15 @@ def policy_reward(reward: Array, log_ratio: Array, *, tau: float) -> Array:
 
 
 def leave_one_out(reward: Array) -> Array:
-    """R_i minus the mean of the other R_j along the last axis, whose length k must be at least 2.
+    """The baseline of each sample: the mean of the *other* rewards along the last axis (length k >= 2).
 
-    The baseline of a sample does not depend on that sample, so the gradient stays unbiased
-    (arXiv 2402.14740).
+    It does not depend on the sample it is subtracted from, so the gradient stays unbiased
+    (arXiv 2402.14740). Raises ``ValueError`` for k < 2.
     """
     k = reward.shape[-1]
     if k < 2:
-        raise ValueError(
-            f"leave_one_out needs at least 2 samples along the last axis, got shape {tuple(reward.shape)}."
-        )
-    return (reward - reward.mean(-1, keepdims=True)) * (k / (k - 1))
+        raise ValueError(f"leave_one_out needs at least 2 samples along the last axis, got shape {tuple(reward.shape)}.")
+    return (reward.sum(-1)[..., None] - reward) / (k - 1)
 
 
 def geometric_mixture(log_policy: Array, log_reference: Array, *, mixture: float) -> Array:

@@ -1,0 +1,55 @@
+"""Who says which answer is better. Judges read text, never token ids: their tokenizer need not be the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from slhf.errors import JudgeError
+
+
+class Judge(Protocol):
+    """A pairwise preference."""
+
+    def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+        """p(a > b | prompt) for each row, float64, shape (batch,), in [0, 1].
+
+        Raises:
+            JudgeError: when a preference cannot be given; 1/2 never stands for "I don't know".
+        """
+
+
+@runtime_checkable
+class FeatureJudge(Judge, Protocol):
+    """A judge that can say what it looks at; a Bradley-Terry reward can be fitted to it (see ``llm.reward``)."""
+
+    feature_names: tuple[str, ...]
+
+    def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """float64, shape (batch, number of features)."""
+
+
+def ask(judge: Judge, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+    """``judge.prefer`` with its answer checked: what every caller in ``llm`` uses.
+
+    Raises:
+        JudgeError: the judge raised, or did not answer with one probability per row.
+    """
+    try:
+        p = np.asarray(judge.prefer(prompts, a, b), dtype=np.float64)
+    except JudgeError:
+        raise
+    except Exception as error:  # a judge is anyone's code; whatever it raises ends the run as a judge's failure
+        raise JudgeError(f"The judge {type(judge).__name__} failed: {type(error).__name__}: {error}") from error
+    if p.shape != (len(prompts),):
+        raise JudgeError(f"The judge {type(judge).__name__} answered {p.shape} for {len(prompts)} comparisons.")
+    bad = ~((p >= 0) & (p <= 1))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise JudgeError(
+            f"The judge {type(judge).__name__} answered p = {p[row]} (not in [0, 1]) "
+            f"in row {row}, for the prompt {prompts[row]!r}."
+        )
+    return p

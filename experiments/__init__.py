@@ -1,0 +1,1 @@
+"""The command that runs sweeps, and the reports it writes."""

@@ -1,0 +1,251 @@
+"""Sweep files: typed, with unknown keys refused by name, ``grid`` and ``--set`` spread into single experiments.
+
+A key is a dotted path into the sweep (``train.steps``), a field of one algorithm (``rloo.tau``), or, where
+that is unambiguous, the last part alone (``steps``, ``timescale``); a field that several algorithms have is
+set in each of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from llm.train import ModelConfig, TrainConfig
+from slhf.algorithms import ALGORITHMS, Algorithm
+from slhf.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Where prompts come from."""
+
+    source: str = "embedded"
+    """"embedded", or a JSONL file with fields "prompt" and "split" ("train" or "heldout")."""
+
+
+@dataclass(frozen=True)
+class AttributeJudgeConfig:
+    """Which judge compares the answers."""
+
+    kind: Literal["attributes"] = "attributes"
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The Bradley-Terry reward that RLOO is given, fitted to judged pairs of base-model answers."""
+
+    pairs: int = 96
+    """Number of pairs, one per training prompt as long as they last."""
+    l2: float = 0.01
+    """Penalty on the standardised weights."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The comparison on held-out prompts."""
+
+    prompts: int = 80
+    """How many held-out prompts."""
+    rounds: int = 4
+    """Rounds of refinement; round 1 is the Leader's answer."""
+    resamples: int = 10_000
+    """Bootstrap resamples of the prompts."""
+
+
+@dataclass(frozen=True)
+class LanguageModelSweep:
+    """Train each algorithm on a language model, then compare all of them with the base model."""
+
+    name: str
+    algorithms: tuple[dict[str, Any], ...]
+    kind: Literal["language_model"] = "language_model"
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    judge: AttributeJudgeConfig = AttributeJudgeConfig()
+    prompts: PromptConfig = PromptConfig()
+    train: TrainConfig = TrainConfig()
+    reward: RewardConfig = RewardConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+@dataclass(frozen=True)
+class MatrixJudgeConfig:
+    """The game."""
+
+    matrix: str
+    """File of a preference matrix; a relative path in a sweep file starts from that file's folder."""
+
+
+@dataclass(frozen=True)
+class FiniteModelConfig:
+    """The tiny transformer."""
+
+    seed: int = 0
+    """Of its random weights, and so of the reference policies."""
+    rank: int = 8
+    """Rank of its adapters."""
+
+
+@dataclass(frozen=True)
+class FiniteAnswersSweep:
+    """Train each algorithm on answers that are single tokens and hold it against the exact solution."""
+
+    name: str
+    algorithms: tuple[dict[str, Any], ...]
+    judge: MatrixJudgeConfig
+    kind: Literal["finite_answers"] = "finite_answers"
+    seed: int = 0
+    model: FiniteModelConfig = FiniteModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+Sweep = LanguageModelSweep | FiniteAnswersSweep
+KINDS: dict[str, type[Sweep]] = {"language_model": LanguageModelSweep, "finite_answers": FiniteAnswersSweep}
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
+    """The experiments of a sweep file: every combination of its ``grid`` and the overrides.
+
+    Args:
+        path: a YAML file; its optional key ``grid`` maps keys to lists of values.
+        overrides: ``key=value`` or ``key=value1,value2,...``; they replace the file's own grid of that key.
+
+    Raises:
+        ConfigError: the file is missing or not a mapping, a key is unknown (with the nearest valid one), or
+            a value has the wrong type.
+    """
+    raw = _read(path)
+    kind = _choose("kind", raw.get("kind", "language_model"), KINDS)
+    matrix = isinstance(raw.get("judge"), dict) and raw["judge"].get("matrix")
+    grid = raw.pop("grid", {}) or {}
+    if matrix:
+        raw["judge"]["matrix"] = str(path.parent / matrix)
+    if "judge.matrix" in grid:
+        grid["judge.matrix"] = [str(path.parent / name) for name in grid["judge.matrix"]]
+    grid |= dict(_parse_override(text) for text in overrides)
+    experiments = []
+    for values in itertools.product(*grid.values()):
+        point = copy.deepcopy(raw)
+        for key, value in zip(grid, values, strict=True):
+            _assign(point, KINDS[kind], key, value)
+        experiments.append(_validate(point, KINDS[kind], path))
+    return experiments
+
+
+def build_algorithm(entry: Mapping[str, Any]) -> Algorithm:
+    """The spec of an entry ``{name: ..., field: value, ...}`` of a sweep's ``algorithms``."""
+    rest = dict(entry)
+    name = _choose("algorithm name", rest.pop("name", None), ALGORITHMS)
+    _check_keys(rest, ALGORITHMS[name], f"algorithms.{name}")
+    return _convert(ALGORITHMS[name], rest, f"algorithms.{name}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        known = ", ".join(str(p) for p in sorted((Path(__file__).parent / "sweeps").glob("*.yaml")))
+        raise ConfigError(f"There is no sweep file {path}. The project's own are: {known}.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must be a mapping of keys to values.")
+    return raw
+
+
+def _parse_override(text: str) -> tuple[str, list[Any]]:
+    key, equals, values = text.partition("=")
+    if not (key and equals and values):
+        raise ConfigError(f"--set {text}: write key=value, or key=value1,value2 for several runs.")
+    if values.startswith(("[", "{")):
+        return key, [yaml.safe_load(values)]
+    return key, [yaml.safe_load(value) for value in values.split(",")]
+
+
+def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
+    """Set ``key`` in ``raw``: a whole path wins over a last part, and each algorithm that has the field gets it."""
+    paths = _paths(schema)
+    matches = [path for path in paths if ".".join(path) == key] or [path for path in paths if path[-1] == key]
+    if len(matches) > 1:
+        raise ConfigError(f"{key!r} is ambiguous; write one of: {', '.join(map('.'.join, matches))}.")
+    owners = [entry for name, entry in _algorithm_fields(raw) if key in (name, name.partition(".")[2])]
+    if not matches and not owners:
+        names = [name for path in paths for name in (".".join(path), path[-1])]
+        names += [part for name, _ in _algorithm_fields(raw) for part in (name, name.partition(".")[2])]
+        raise ConfigError(f"Unknown key {key!r}. {_nearest(key, list(dict.fromkeys(names)))}")
+    for entry in owners:
+        entry[key.rpartition(".")[2]] = value
+    for path in matches:
+        target = raw
+        for part in path[:-1]:
+            target = target.setdefault(part, {})
+        target[path[-1]] = value
+
+
+def _algorithm_fields(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """("algorithm.field", the entry that holds it) for all algorithms of the sweep."""
+    found = []
+    for entry in raw.get("algorithms") or []:
+        name = _choose("algorithm name", entry.get("name"), ALGORITHMS)
+        found += [(f"{name}.{field.name}", entry) for field in fields(ALGORITHMS[name])]
+    return found
+
+
+def _paths(schema: type) -> list[tuple[str, ...]]:
+    hints = get_type_hints(schema)
+    paths: list[tuple[str, ...]] = []
+    for field in fields(schema):
+        if is_dataclass(hints[field.name]):
+            paths += [(field.name, *rest) for rest in _paths(hints[field.name])]
+        elif field.name != "algorithms":
+            paths.append((field.name,))
+    return paths
+
+
+def _validate(raw: dict[str, Any], schema: type, path: Path) -> Any:
+    _check_keys(raw, schema, str(path))
+    sweep = _convert(schema, raw, str(path))
+    if not sweep.algorithms:
+        raise ConfigError(f"{path}: algorithms is empty; name at least one of {', '.join(ALGORITHMS)}.")
+    for entry in sweep.algorithms:
+        build_algorithm(entry)
+    return sweep
+
+
+def _check_keys(raw: Mapping[str, Any], schema: type, where: str) -> None:
+    hints = get_type_hints(schema)
+    names = [field.name for field in fields(schema)]
+    for key, value in raw.items():
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {key!r}. {_nearest(str(key), names)}")
+        if is_dataclass(hints[key]) and isinstance(value, Mapping):
+            _check_keys(value, hints[key], f"{where}: {key}")
+
+
+def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:
+    try:
+        return TypeAdapter(schema).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}.") from error
+
+
+def _choose(what: str, value: Any, options: Mapping[str, Any]) -> str:
+    if value not in options:
+        raise ConfigError(f"Unknown {what} {value!r}. {_nearest(str(value), list(options))}")
+    return value
+
+
+def _nearest(key: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Valid ones: {', '.join(sorted(names))}."
+

@@ -1,0 +1,211 @@
+"""Sweeps on a language model: train every algorithm, then let all of them and the base model meet."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments import report
+from experiments.config import LanguageModelSweep, build_algorithm
+from llm import checkpoint
+from llm.data import load_prompts
+from llm.evaluate import bootstrap, round_robin
+from llm.generation import TransformersGenerator
+from llm.judges import ask
+from llm.judges.attributes import AttributeJudge
+from llm.refine import refine
+from llm.reward import fit_reward
+from llm.train import load_policy, train
+from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
+from slhf.errors import ConfigError
+from slhf.runs import Run, derive_seed, write_json
+
+TITLES = {"stackelberg_gda": "SLHF", "rloo": "RLOO", "nash_md": "Nash-MD-PG"}
+"""How an algorithm's policy is called in tables."""
+
+
+@dataclass
+class Workplace:
+    """What the runs of one invocation share; the judge is loaded when first needed."""
+
+    root: Path
+
+    @cached_property
+    def judge(self) -> AttributeJudge:
+        """The embedded attribute judge."""
+        return AttributeJudge()
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One finished training run and what it was."""
+
+    spec: Algorithm
+    sweep: LanguageModelSweep
+    run: Run
+    title: str
+
+
+def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
+    """Train, evaluate and report; returns the report. Finished parts are not repeated."""
+    workplace = Workplace(out / sweeps[0].name)
+    evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
+    if len(evaluations) > 1:
+        raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
+    runs = {}
+    for sweep in sweeps:
+        for entry in sweep.algorithms:
+            trained = train_run(build_algorithm(entry), sweep, workplace)
+            runs[trained.run.path] = trained
+    trained_runs = with_titles(list(runs.values()))
+    evaluation = evaluate(trained_runs, sweeps[0], workplace)
+    return report.write(workplace.root, trained_runs, evaluation)
+
+
+def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> TrainedRun:
+    """Train one algorithm unless its run directory says that it is finished."""
+    config = {
+        "algorithm": {"name": spec.name, **asdict(spec)},
+        "seed": sweep.seed,
+        "model": asdict(sweep.model),
+        "judge": asdict(sweep.judge),
+        "prompts": asdict(sweep.prompts),
+        "train": asdict(sweep.train),
+    }
+    if isinstance(spec, RLOO):
+        config["reward"] = asdict(sweep.reward)
+    run = Run.open(workplace.root, spec.name, config)
+    if not run.finished:
+        start = time.perf_counter()
+        prompts = load_prompts(sweep.prompts.source, "train")
+        reward = fit_base_reward(sweep, workplace, run, prompts) if isinstance(spec, RLOO) else None
+        train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
+        run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
+    return TrainedRun(spec, sweep, run, TITLES[spec.name])
+
+
+def fit_base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> Any:
+    """The Bradley-Terry reward of the judge on pairs of base-model answers; its weights go to ``reward.json``."""
+    policy = load_policy(sweep.model, None, 0, "cpu")
+    asked = [prompts[i % len(prompts)] for i in range(sweep.reward.pairs)]
+    session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in asked])
+    session.repeat(2)
+    seed = derive_seed(sweep.seed, "reward pairs")
+    texts = [policy.chat.text(y.ids) for y in session.sample(sweep.model.max_new_tokens, seed)]
+    reward = fit_reward(workplace.judge, asked, texts[::2], texts[1::2], sweep.reward.l2)
+    weights = dict(zip(workplace.judge.feature_names, reward.weights.tolist(), strict=True))
+    write_json(run.path / "reward.json", {"weights": weights, "certificate": reward.certificate.to_json()})
+    return reward
+
+
+def with_titles(runs: list[TrainedRun]) -> list[TrainedRun]:
+    """Give runs of the same algorithm distinct names, by the settings in which they differ."""
+    named = []
+    for this in runs:
+        rivals = [other for other in runs if other.title == this.title]
+        settings = [{**asdict(r.spec), "seed": r.sweep.seed, **asdict(r.sweep.train)} for r in rivals]
+        mine = {**asdict(this.spec), "seed": this.sweep.seed, **asdict(this.sweep.train)}
+        differing = [f"{key}={mine[key]}" for key in mine if any(s[key] != mine[key] for s in settings)]
+        title = f"{this.title} ({', '.join(differing)})" if differing else this.title
+        named.append(TrainedRun(this.spec, this.sweep, this.run, title))
+    return named
+
+
+def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workplace) -> dict[str, Any]:
+    """Held-out answers of every policy, the round robin among them, and the refinement curves."""
+    settings = sweep.evaluation
+    config = {
+        "runs": {trained.title: trained.run.path.name for trained in runs},
+        "model": asdict(sweep.model),
+        "judge": asdict(sweep.judge),
+        "prompts": asdict(sweep.prompts),
+        "evaluation": asdict(settings),
+    }
+    evaluation = Run.open(workplace.root, "evaluation", config)
+    if evaluation.finished:
+        return evaluation.result()
+    prompts = load_prompts(sweep.prompts.source, "heldout")
+    if len(prompts) < settings.prompts:
+        raise ConfigError(f"evaluation.prompts = {settings.prompts}, but only {len(prompts)} prompts are held out.")
+    prompts = prompts[: settings.prompts]
+
+    base = base_answers(sweep, evaluation, prompts)
+    rounds = {"Base": base}
+    players = {"Base": base[0], "Base as Follower": base[1]}
+    for trained in runs:
+        count = settings.rounds if isinstance(trained.spec, StackelbergGDA) else 1
+        adapter = trained.run.path / checkpoint.NAME / "adapter"
+        answers = held_out_answers(trained.title, adapter, count, sweep, evaluation, prompts)
+        if count == 1:
+            players[trained.title] = answers[0]
+        else:
+            rounds[trained.title] = answers
+            players |= {f"{trained.title} Leader": answers[0], f"{trained.title} Follower": answers[1]}
+
+    rates = round_robin(workplace.judge, prompts, players, settings.resamples, sweep.seed)
+    result = {
+        "prompts": prompts,
+        "answers": players,
+        "win_rates": [rate.to_json() for rate in rates],
+        "verdicts": {
+            name: ask(workplace.judge, prompts, texts, base[0]).tolist()
+            for name, texts in players.items()
+            if name != "Base"
+        },
+        "refinement": refinement_curves(rounds, base[0], prompts, sweep, workplace),
+        "attributes": {
+            name: dict(zip(workplace.judge.feature_names, column, strict=True))
+            for name, column in (
+                (name, workplace.judge.features(prompts, texts).mean(0).tolist()) for name, texts in players.items()
+            )
+        },
+    }
+    evaluation.finish(result)
+    return result
+
+
+def base_answers(sweep: LanguageModelSweep, evaluation: Run, prompts: list[str]) -> list[list[str]]:
+    """The base model's own answers, and itself prompted as a Follower in the later rounds."""
+    return held_out_answers("Base", None, max(2, sweep.evaluation.rounds), sweep, evaluation, prompts)
+
+
+def held_out_answers(
+    title: str, adapter: Path | None, rounds: int, sweep: LanguageModelSweep, evaluation: Run, prompts: list[str]
+) -> list[list[str]]:
+    """Answers per round, read back if an interrupted evaluation had them already."""
+    path = evaluation.path / "answers" / f"{title.replace('/', '_')}.json"
+    if not path.exists():
+        policy = load_policy(sweep.model, adapter, 0, "cpu")
+        tqdm.write(f"{title}: {rounds} round(s) of {len(prompts)} held-out answers")
+        # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
+        seed = derive_seed(sweep.seed, "evaluation", title)
+        answers = refine(policy, TransformersGenerator(policy), prompts, rounds, sweep.model.max_new_tokens, seed)
+        write_json(path, answers)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def refinement_curves(
+    rounds: dict[str, list[list[str]]],
+    opponent: list[str],
+    prompts: list[str],
+    sweep: LanguageModelSweep,
+    workplace: Workplace,
+) -> list[dict[str, Any]]:
+    """How each round fares against the base model's first answers."""
+    rows = []
+    for name, answers in rounds.items():
+        for number, texts in enumerate(answers, 1):
+            if texts is opponent:
+                continue  # the base model's first answers against themselves
+            p = ask(workplace.judge, prompts, texts, opponent)
+            low, high = bootstrap(p, sweep.evaluation.resamples, sweep.seed)
+            rows.append({"policy": name, "round": number, "mean": float(p.mean()), "low": low, "high": high, "n": len(p)})
+    return rows
+
+

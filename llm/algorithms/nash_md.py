@@ -1,0 +1,46 @@
+"""Nash-MD-PG: policy gradient against the geometric mixture with the reference (arXiv 2312.00886, Section 7)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
+from slhf.algorithms import NashMD
+from slhf.signals import policy_reward
+
+
+def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Experience:
+    """k answers y ~ pi a prompt, each against its own y' ~ pi^(1-m) pi_ref^m, mixed token by token."""
+    chat, k = at.policy.chat, spec.samples
+    opening = [chat.prompt(x) for x in prompts]
+
+    with at.phase("generate"):
+        session = at.generator.open(opening)
+        session.repeat(k)
+        answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
+        session = at.generator.open(opening, mixture=spec.mixture)
+        session.repeat(k)
+        opponents = session.sample(at.max_new_tokens, at.seed(step, "opponent"))
+
+    texts = {
+        "prompt": [x for x in prompts for _ in range(k)],
+        "leader": [chat.text(y.ids) for y in answers],
+        "opponent": [chat.text(y.ids) for y in opponents],
+    }
+    conversations = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
+    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"))
+
+
+def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:
+    """The policy gradient of E[p(y > y')] - tau KL(pi || pi_ref), the opponent held fixed.
+
+    Arguments as in ``stackelberg_gda.loss``.
+    """
+    p, ratio = experience.signal, experience.log_ratio(logp, "leader")
+    whole = policy_reward(p, ratio.sum(1), tau=spec.tau)
+    advantage = policy_reward(p[:, None], to_go(ratio), tau=spec.tau) - baseline(whole, spec.samples)[:, None]
+    return policy_gradient(logp, experience.batch.owners["leader"], advantage), {
+        "leader_preferred": float(p.mean()),
+        "leader_reward": float(whole.mean()),
+        "leader_kl": float(ratio.sum(1).mean()),
+    }

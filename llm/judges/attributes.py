@@ -1,0 +1,116 @@
+"""The embedded judge: five measurable attributes of a text vote, in the spirit of HelpSteer2's five attributes.
+
+p(a > b) is the share of attributes on which a beats b, ties counting one half (arXiv 2512.16626, Section 5).
+A majority over attributes need not be transitive, which is the point. The attributes are chosen so that
+degenerate text does not win: fragments lose on variety and completeness, repetition on variety, word salad on
+fluency, and evasive answers on relevance.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from llm import embedded
+
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+ENDING = re.compile(r"[.!?][\"'”’)\]*]*$")
+MAX_TOKENS = 256
+"""Longer texts are read up to here by the two neural attributes."""
+
+
+class AttributeJudge:
+    """Relevance, fluency, positivity, variety and completeness vote on a pair of answers.
+
+    - relevance: cosine similarity of prompt and answer under all-MiniLM-L6-v2;
+    - fluency: mean log-likelihood per token of the answer's text under the frozen base model;
+    - positivity: VADER's compound score (Hutto & Gilbert 2014);
+    - variety: root type-token ratio, distinct words / sqrt(words) (Guiraud 1954);
+    - completeness: 1 if the text ends a sentence, else 0.
+    """
+
+    feature_names = ("relevance", "fluency", "positivity", "variety", "completeness")
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        encoder, model = embedded.sentence_encoder_path(), embedded.model_path()
+        self._encoder_tokenizer = AutoTokenizer.from_pretrained(encoder)
+        self._encoder = AutoModel.from_pretrained(encoder).to(device).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).to(device).eval()
+        self._sentiment = SentimentIntensityAnalyzer()
+        self._known: dict[tuple[str, str], np.ndarray] = {}
+
+    def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+        """See :class:`llm.judges.Judge`."""
+        scores = self.features([*prompts, *prompts], [*a, *b])
+        ours, theirs = scores[: len(prompts)], scores[len(prompts) :]
+        return ((ours > theirs) + 0.5 * (ours == theirs)).mean(-1)
+
+    def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """The attributes, float64, shape (batch, 5). Each distinct (prompt, answer) is read once in a lifetime."""
+        rows = list(zip(prompts, answers, strict=True))
+        new = [row for row in dict.fromkeys(rows) if row not in self._known]
+        if new:
+            self._known.update(zip(new, self._read([x for x, _ in new], [y for _, y in new]), strict=True))
+        return np.stack([self._known[row] for row in rows])
+
+    def _read(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        columns = [
+            (self._embed(prompts) * self._embed(answers)).sum(-1),
+            self._fluency(answers),
+            np.array([self._sentiment.polarity_scores(y)["compound"] for y in answers]),
+            np.array([root_type_token_ratio(y) for y in answers]),
+            np.array([float(bool(ENDING.search(y))) for y in answers]),
+        ]
+        return np.stack(columns, -1).astype(np.float64)
+
+    @torch.no_grad()
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Mean-pooled unit vectors, as the model was trained to be used."""
+        distinct = list(dict.fromkeys(texts))
+        batch = self._batch(self._encoder_tokenizer, distinct)
+        hidden = self._encoder(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1)
+        vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).cpu().numpy()
+        return vectors[[distinct.index(text) for text in texts]]
+
+    @torch.no_grad()
+    def _fluency(self, texts: Sequence[str]) -> np.ndarray:
+        """Mean log p(token | tokens before it), from a start token on.
+
+        An empty text is given chance level, -log(vocabulary size).
+        """
+        start = self._tokenizer.eos_token
+        batch = self._batch(self._tokenizer, [start + text for text in texts])
+        ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:].bool()
+        hidden = self._model.get_decoder()(**batch).last_hidden_state[:, :-1]
+        logits = self._model.get_output_embeddings()(hidden[mask]).float()
+        logp = torch.zeros(ids.shape, device=logits.device)
+        logp[mask] = logits.gather(-1, ids[mask].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        count, chance = mask.sum(1), -math.log(self._model.config.vocab_size)
+        return torch.where(count > 0, logp.sum(1) / count.clamp(min=1), chance).double().cpu().numpy()
+
+    def _batch(self, tokenizer: Any, texts: Sequence[str]) -> Any:
+        return tokenizer(
+            list(texts),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=MAX_TOKENS,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        ).to(self.device)
+
+
+def root_type_token_ratio(text: str) -> float:
+    """Distinct words over the square root of their number; 0 for a text without words."""
+    words = [word.lower() for word in WORD.findall(text)]
+    return len(set(words)) / len(words) ** 0.5 if words else 0.0

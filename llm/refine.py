@@ -1,0 +1,35 @@
+"""Inference-time refinement with a language model: the Leader answers, then the Follower improves, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llm.generation import Generator
+from llm.policy import Policy
+from slhf.refinement import refine as refinement
+from slhf.runs import derive_seed
+
+
+def refine(
+    policy: Policy, generator: Generator, prompts: Sequence[str], rounds: int, max_new_tokens: int, seed: int
+) -> list[list[str]]:
+    """The answers of each round, ``rounds`` lists of ``len(prompts)`` texts.
+
+    Round 1 is the Leader's; round i the Follower's reply to round i - 1, of which it sees nothing earlier.
+    """
+    chat = policy.chat
+    openings = [chat.prompt(x) for x in prompts]
+
+    def leader() -> tuple[int, list[list[int]]]:
+        return 1, draw(openings, 1)
+
+    def follower(last: tuple[int, list[list[int]]]) -> tuple[int, list[list[int]]]:
+        done, answers = last
+        contexts = [[*x, *y, *chat.turn(y)] for x, y in zip(openings, answers, strict=True)]
+        return done + 1, draw(contexts, done + 1)
+
+    def draw(contexts: Sequence[Sequence[int]], number: int) -> list[list[int]]:
+        samples = generator.open(contexts).sample(max_new_tokens, derive_seed(seed, "refine", number))
+        return [sample.ids for sample in samples]
+
+    return [[chat.text(y) for y in answers] for _, answers in refinement(leader, follower, rounds)]
