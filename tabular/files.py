@@ -57,7 +57,9 @@ def _read_json(file: Path) -> tuple[NDArray[np.float64], list[str] | None]:
     try:
         return np.array(matrix, dtype=np.float64), labels
     except (TypeError, ValueError) as error:
-        raise InvalidData(f"{file}: the matrix must be nested lists of numbers, rows of equal length: {error}.") from error
+        raise InvalidData(
+            f"{file}: the matrix must be nested lists of numbers in rows of equal length: {error}."
+        ) from error
 
 
 def _read_csv(file: Path) -> tuple[NDArray[np.float64], list[str] | None]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from fractions import Fraction
 
@@ -19,6 +20,8 @@ from tabular.policies import Array
 
 TOLERANCE = 1e-9
 """Largest exploitability of an accepted lottery, relative to the game's largest margin."""
+ROUNDING = 1e-12
+"""Probabilities below it in the solution of a linear program are zeros with rounding errors."""
 MAX_ITERATIONS = 500
 
 
@@ -49,7 +52,7 @@ def _linear_program(cost: Array, upper: Array, n: int) -> tuple[Array, int]:
     if result.status != 0:
         certificate = Certificate(np.inf, np.inf, int(result.nit), "linear program")
         raise NotConverged(f"The linear program of a maximal lottery failed: {result.message}", None, certificate)
-    policy = np.maximum(result.x[:n], 0)
+    policy = np.where(result.x[:n] > ROUNDING, result.x[:n], 0)
     return policy / policy.sum(), int(result.nit)
 
 
@@ -91,14 +94,15 @@ def max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
     scale = np.abs(margins).max() or 1.0
     A = margins / scale
     base = np.where(essential, log_ref, -np.inf)
-    m, value = np.zeros(len(A)), float(logsumexp(base))
-    for iteration in range(MAX_ITERATIONS):
+    m, value, iterations = np.zeros(len(A)), float(logsumexp(base)), 0
+    while iterations < MAX_ITERATIONS:
         policy = np.exp(log_softmax(base + A @ m))
         gradient = -(A @ policy)
         free = essential | (m > 0) | (gradient < 0)
         violation = float(np.abs(gradient[free]).max())
         if violation <= 1e-15:
             break
+        iterations += 1
         step = _damped_newton(A[free], policy, gradient[free])
         fraction = 1.0
         while fraction > 1e-12:
@@ -117,18 +121,18 @@ def max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
     advantage = A @ np.exp(log_policy)
     infeasible = np.where(essential, np.abs(advantage), np.maximum(advantage, 0)).max()
     slackness = np.abs(np.where(essential, 0, m * advantage)).max()
-    return log_policy, float(scale * max(infeasible, slackness)), iteration
+    return log_policy, float(scale * max(infeasible, slackness)), iterations
 
 
 def _damped_newton(rows: Array, policy: Array, gradient: Array) -> Array:
     """The Newton step for logsumexp(base + A m) in the multipliers of ``rows`` of A.
 
-    Redundant constraints make the Hessian singular; a ridge that vanishes with the gradient keeps
-    the step finite and the convergence superlinear.
+    Redundant constraints make the Hessian singular; a ridge that all but vanishes with the gradient
+    keeps the step finite and the convergence fast.
     """
     mean = rows @ policy
     hessian = (rows * policy) @ rows.T - np.outer(mean, mean)
-    ridge = 1e-3 * np.abs(gradient).max() * np.eye(len(rows))
+    ridge = (1e-3 * np.abs(gradient).max() + 1e-12) * np.eye(len(rows))
     return np.linalg.solve(hessian + ridge, -gradient)
 
 
@@ -151,32 +155,66 @@ def as_fractions(p: Array) -> list[list[Fraction]]:
 def exact(p: Array) -> list[Fraction]:
     """A lottery of one preference matrix ``(n, n)`` in rational arithmetic, with A pi <= 0 verified.
 
-    The simplex method with Bland's rule, which cannot cycle, on max sum(x) subject to (A + c) x <= 1 and
-    x >= 0, for c > max |A|; then pi = x / sum(x). The tableau holds integers over the common denominator
-    ``d``, the last pivot, by which every division is exact (Edmonds 1967).
+    The simplex method on max sum(x) subject to (A + c) x <= 1 and x >= 0, for c > max |A|; then
+    pi = x / sum(x). It starts from the basis that the floating-point lottery suggests, which is nearly
+    always optimal already, or from scratch where that is infeasible.
     """
-    n = len(p)
     margins = as_fractions(p)
     common = math.lcm(*(entry.denominator for row in margins for entry in row))
     payoff = np.array([[int(entry * common) for entry in row] for row in margins], dtype=object)
-    shifted = payoff + (np.abs(payoff).max() + 1)
-    identity = np.array([[int(i == j) for j in range(n)] for i in range(n)], dtype=object)
-    T = np.c_[shifted, identity, np.array([1] * n, dtype=object)]
-    T = np.r_[T, np.array([[-1] * n + [0] * (n + 1)], dtype=object)]
-    basis, d = list(range(n, 2 * n)), 1
-    while (T[-1, :-1] < 0).any():
-        column = next(j for j in range(2 * n) if T[-1, j] < 0)
-        row = min((Fraction(T[i, -1], T[i, column]), basis[i], i) for i in range(n) if T[i, column] > 0)[2]
-        pivot, kept = T[row, column], T[row].copy()
-        T = (pivot * T - np.outer(T[:, column], kept)) // d
-        T[row], d, basis[row] = kept, pivot, column
-    x = [0] * n
-    for i, variable in enumerate(basis):
-        if variable < n:
-            x[variable] = T[i, -1]
+    start = _Tableau(payoff + (np.abs(payoff).max() + 1))
+    x = (start.suggested(p - 0.5) or start).optimum()
     policy = [Fraction(entry, sum(x)) for entry in x]
     # The proof, independent of how the policy was found.
     optimal = all(sum(a * q for a, q in zip(row, policy, strict=True)) <= 0 for row in margins)
     if not (optimal and min(policy) >= 0 and sum(policy) == 1):
-        raise NotConverged("The rational simplex method did not reach a lottery.", policy, Certificate(1, 1, 0, "exact"))
+        failed = Certificate(np.inf, np.inf, 0, "rational simplex")
+        raise NotConverged("The rational simplex method did not reach a lottery.", policy, failed)
     return policy
+
+
+class _Tableau:
+    """The simplex tableau of max sum(x), M x + s = 1, for an integer matrix M, in integers.
+
+    Every entry is an integer over the common denominator ``d``, the last pivot, so that each division
+    is exact (Edmonds 1967).
+    """
+
+    def __init__(self, matrix: NDArray[np.object_]) -> None:
+        n = len(matrix)
+        ones = np.array([1] * n, dtype=object)
+        self.n, self.d, self.basis = n, 1, list(range(n, 2 * n))
+        self.T = np.c_[matrix, np.diag(ones), ones]
+        self.T = np.r_[self.T, np.array([[-1] * n + [0] * (n + 1)], dtype=object)]
+
+    def pivot(self, row: int, column: int) -> None:
+        pivot, kept = self.T[row, column], self.T[row].copy()
+        T = (pivot * self.T - np.outer(self.T[:, column], kept)) // self.d
+        T[row] = kept
+        sign = 1 if pivot > 0 else -1
+        self.T, self.d = sign * T, sign * pivot
+        self.basis[row] = column
+
+    def suggested(self, margins: Array) -> _Tableau | None:
+        """A copy at the basis of the floating-point lottery, or None where that is not feasible."""
+        guess = copy.deepcopy(self)
+        policy = np.exp(any_lottery(margins)[0])
+        tight = [int(i) for i in np.flatnonzero(margins @ policy > -TOLERANCE * np.abs(margins).max())]
+        for column in np.flatnonzero(policy):
+            row = next((i for i in tight if guess.basis[i] >= self.n and guess.T[i, column] != 0), None)
+            if row is not None:
+                guess.pivot(row, int(column))
+        return guess if (guess.T[:-1, -1] >= 0).all() else None
+
+    def optimum(self) -> list[int]:
+        """x, up to a common factor, by Bland's rule, which cannot cycle."""
+        while (self.T[-1, :-1] < 0).any():
+            column = next(j for j in range(2 * self.n) if self.T[-1, j] < 0)
+            rows = [i for i in range(self.n) if self.T[i, column] > 0]
+            ratios = [(Fraction(self.T[i, -1], self.T[i, column]), self.basis[i], i) for i in rows]
+            self.pivot(min(ratios)[2], column)
+        x = [0] * self.n
+        for i, variable in enumerate(self.basis):
+            if variable < self.n:
+                x[variable] = self.T[i, -1]
+        return x

@@ -25,8 +25,8 @@ from tabular.preferences import PreferenceMatrix
 
 Selection = Literal["any", "max_entropy", "exact"]
 
-RADIUS = 0.02
-"""KL(pi || rho), in nats, within which the path follower keeps its iterates: there Newton's method converges."""
+RADIUS, SMALLEST_RADIUS = 0.1, 1e-3
+"""How large a second step (see :func:`follow_path`) may be; a tenth of it after getting stuck, down to the least."""
 MAX_STEPS = 2000
 
 
@@ -150,8 +150,10 @@ def _kl_nash(P: PreferenceMatrix, tau: float, log_ref: Array) -> NashSolution:
 def follow_path(margins: Array, log_ref: Array, target: float) -> tuple[Array, NDArray[np.int_]]:
     """Newton's method along the equilibria at inverse temperatures from 0, where pi = pi_ref, to ``target``.
 
-    Each Newton step also advances the inverse temperature, as far as leaves KL(pi || rho) within
-    ``RADIUS``. A game is done when, at the target, a step no longer lowers it: the rest is rounding.
+    Newton's method alone diverges at small temperatures. Here the first of two Newton steps also advances
+    the inverse temperature, as far as leaves the second one small: then it converges (the natural
+    criterion of Deuflhard 2004, Section 5.1). A game is done when, at the target, the second step stops
+    shrinking: the rest is rounding.
 
     Args:
         margins: ``(games, n, n)``.
@@ -162,32 +164,39 @@ def follow_path(margins: Array, log_ref: Array, target: float) -> tuple[Array, N
         log policies ``(games, n)`` and the number of Newton steps ``(games,)``.
     """
     log_policy = log_ref.copy()
-    position, divergence = np.zeros(len(margins)), np.zeros(len(margins))
-    stride = 1 / np.maximum(np.abs(margins).max((-2, -1)), 1 / target)
-    iterations = np.zeros(len(margins), dtype=int)
+    position, size = np.zeros(len(margins)), np.zeros(len(margins))
+    first_stride = 1 / np.maximum(np.abs(margins).max((-2, -1)), 1 / target)
+    stride, iterations = first_stride.copy(), np.zeros(len(margins), dtype=int)
+    radius = np.full(len(margins), RADIUS)
     active = np.arange(len(margins))
     for _ in range(MAX_STEPS):
         A, ref, old = margins[active], log_ref[active], position[active]
         new = np.minimum(target, old + stride[active])
-        trial = log_policy[active] + newton_step(A, ref, log_policy[active], new)
-        trial = log_softmax(trial, axis=-1)
-        after = _divergence(trial, _log_error(A, ref, trial, new))
+        predicted, _ = newton_step(A, ref, log_policy[active], new)
+        corrected, correction = newton_step(A, ref, predicted, new)
         arrived = old == target
-        accept = np.where(arrived, after < divergence[active], after <= RADIUS)
+        accept = np.where(arrived, correction < size[active], correction <= radius[active])
         moved = active[accept]
-        log_policy[moved], position[moved], divergence[moved] = trial[accept], new[accept], after[accept]
+        log_policy[moved], position[moved], size[moved] = corrected[accept], new[accept], correction[accept]
         stride[active] *= np.where(accept, 3, 0.25)
-        iterations[active] += 1
-        active = active[accept | (~arrived & (stride[active] > 1e-9 * old))]
+        iterations[active] += 2
+        stuck = active[~accept & ~arrived & (stride[active] < 1e-9 * old)]
+        radius[stuck] /= 10
+        log_policy[stuck], position[stuck], stride[stuck] = log_ref[stuck], 0, first_stride[stuck]
+        active = active[(accept | ~arrived) & (radius[active] >= SMALLEST_RADIUS)]
         if len(active) == 0:
             break
     return log_policy, iterations
 
 
-def newton_step(margins: Array, log_ref: Array, log_policy: Array, inverse_tau: Array) -> Array:
-    """``(games, n)``: the Newton step on the logits for log pi = log pi_ref + A pi / tau + constant.
+def newton_step(margins: Array, log_ref: Array, log_policy: Array, inverse_tau: Array) -> tuple[Array, Array]:
+    """One Newton step on the logits of log pi = log pi_ref + A pi / tau + constant.
 
     Its Jacobian I - A (diag(pi) - pi pi^T) / tau has eigenvalues 1 +- i lambda: it is never singular.
+
+    Returns:
+        log pi after the step, ``(games, n)``, and the step's size ``(games,)``: the largest change of a
+        logit, not counting actions so rare that their step's nonlinearity moves other logits by less.
     """
     policy = np.exp(log_policy)
     advantage = np.matmul(margins, policy[..., None])[..., 0]
@@ -196,7 +205,11 @@ def newton_step(margins: Array, log_ref: Array, log_policy: Array, inverse_tau: 
         margins * policy[..., None, :] - advantage[..., :, None] * policy[..., None, :]
     )
     error = log_policy - log_ref - scale * advantage
-    return np.linalg.solve(jacobian, -error[..., None])[..., 0]
+    step = -np.linalg.solve(jacobian, error[..., None])[..., 0]
+    step -= np.sum(policy * step, axis=-1, keepdims=True)
+    result = log_softmax(log_policy + step, axis=-1)
+    nonlinearity = scale * np.abs(margins).max(-2) * np.abs(np.exp(result) - policy * (1 + step))
+    return result, np.minimum(np.abs(step), nonlinearity).max(-1)
 
 
 def _log_error(margins: Array, log_ref: Array, log_policy: Array, inverse_tau: Array) -> Array:

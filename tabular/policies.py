@@ -32,7 +32,9 @@ def check_temperature(value: Any, name: str) -> float:
     if value < 0:
         raise InvalidParameter(f"{name} = {value!r}: must not be negative; 0 means no regularisation.")
     if 0 < value < SMALLEST_TEMPERATURE:
-        raise InvalidParameter(f"{name} = {value!r}: below {SMALLEST_TEMPERATURE} float64 cannot tell it from 0; pass 0.")
+        raise InvalidParameter(
+            f"{name} = {value!r}: float64 cannot tell it from 0 (below {SMALLEST_TEMPERATURE}); pass 0."
+        )
     return float(value)
 
 

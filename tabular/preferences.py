@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -202,10 +202,11 @@ def _refuse(
     """Raise InvalidPreferences about the first entry where ``wrong`` holds, if there is one."""
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise InvalidPreferences(f"{_entry(index, names)} = {values[index]}: {rule if isinstance(rule, str) else rule(index)}.")
+        reason = rule if isinstance(rule, str) else rule(index)
+        raise InvalidPreferences(f"{_entry(index, names)} = {values[index]}: {reason}.")
 
 
-def _entry(index: Sequence[int], names: tuple[str, ...]) -> str:
+def _entry(index: Iterable[int], names: tuple[str, ...]) -> str:
     """How errors name an entry: the two labels, after the batch index if there is one."""
     *batch, i, j = (int(k) for k in index)
     return (f"Game {tuple(batch)}, entry" if batch else "Entry") + f" ({names[i]}, {names[j]})"
@@ -250,7 +251,7 @@ def _ranking_wins(
     rest = [name for name in index if name not in ranked]
     if rest and unranked not in ("ignore", "bottom"):
         raise InvalidPreferences(
-            f"Ranking {number} leaves out {rest}: say whether that means nothing (unranked=\"ignore\") or that "
+            f'Ranking {number} leaves out {rest}: say whether that means nothing (unranked="ignore") or that '
             f'they come last (unranked="bottom"); got unranked={unranked!r}.'
         )
     level = np.full(len(index), np.nan)  # NaN compares false with everything: no win, no tie

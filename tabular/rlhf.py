@@ -184,6 +184,6 @@ def _check_connected(P: PreferenceMatrix, weights: Array) -> None:
             game = f" of game {tuple(int(i) for i in where)}" if where else ""
             raise DisconnectedComparisons(
                 f"The comparisons{game} do not connect all alternatives by wins in both directions, so no finite "
-                f"Bradley-Terry rewards fit them best. Groups: {named}. Ask about pairs across the groups, or pass l2 > 0.",
+                f"Bradley-Terry rewards fit them best. Groups: {named}. Compare pairs across groups, or pass l2 > 0.",
                 groups,
             )
