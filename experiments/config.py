@@ -248,4 +248,3 @@ def _choose(what: str, value: Any, options: Mapping[str, Any]) -> str:
 def _nearest(key: str, names: list[str]) -> str:
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Valid ones: {', '.join(sorted(names))}."
-

@@ -109,5 +109,3 @@ def exact_solution(
             weights = reference * np.exp((game.prefer(mixed) - 0.5) / tau)
             return weights / weights.sum(), None
     raise ConfigError(f"{type(spec).__name__} has no exact solution to compare with.")
-
-

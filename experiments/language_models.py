@@ -205,7 +205,7 @@ def refinement_curves(
                 continue  # the base model's first answers against themselves
             p = ask(workplace.judge, prompts, texts, opponent)
             low, high = bootstrap(p, sweep.evaluation.resamples, sweep.seed)
-            rows.append({"policy": name, "round": number, "mean": float(p.mean()), "low": low, "high": high, "n": len(p)})
+            rows.append(
+                {"policy": name, "round": number, "mean": float(p.mean()), "low": low, "high": high, "n": len(p)}
+            )
     return rows
-
-

@@ -66,7 +66,7 @@ def headline(path: Path) -> str:
 def describe_run(trained: TrainedRun) -> dict[str, Any]:
     """Where a run is, what it was, and its cost per step."""
     metrics = pd.DataFrame(trained.run.metrics())
-    phases = [name for name in metrics if name.startswith("seconds_")]
+    phases = [name for name in map(str, metrics) if name.startswith("seconds_")]
     return {
         "directory": trained.run.path.name,
         "steps": len(metrics),
@@ -165,7 +165,9 @@ def draw(folder: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> No
     figures.save(figure, folder / "win_rates.png")
 
     curves = pd.DataFrame(evaluation["refinement"])
-    series = {name: (g["round"], g["mean"], g["low"], g["high"]) for name, g in curves.groupby("policy", sort=False)}
+    series = {
+        str(name): (g["round"], g["mean"], g["low"], g["high"]) for name, g in curves.groupby("policy", sort=False)
+    }
     figure, axes = figures.new_figure()
     figures.intervals(axes[0, 0], series, "refinement round", "preferred to the base's first answer")
     axes[0, 0].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
@@ -189,7 +191,7 @@ def draw(folder: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> No
 
 
 def interval_text(row: pd.DataFrame) -> str:
-    """"[low, high]" of the one row, or nothing."""
+    """ "[low, high]" of the one row, or nothing."""
     return "" if row.empty else f"[{row['low'].item():.2f}, {row['high'].item():.2f}]"
 
 

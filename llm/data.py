@@ -37,7 +37,9 @@ def load_prompts(source: str, split: str) -> list[str]:
             if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key].strip():
                 raise InvalidData(f'{path}, line {number}: needs a non-empty string field "{key}".')
         if row["split"] not in SPLITS:
-            raise InvalidData(f'{path}, line {number}: "split" is {row["split"]!r}; it must be one of {", ".join(SPLITS)}.')
+            raise InvalidData(
+                f'{path}, line {number}: "split" is {row["split"]!r}; it must be one of {", ".join(SPLITS)}.'
+            )
         if row["split"] == split:
             prompts.append(row["prompt"])
     if not prompts:

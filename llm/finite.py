@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from llm.chat import IMPROVE
-from llm.policy import Policy, TokenBatch
+from llm.policy import Policy, Segment, TokenBatch
 
 PROMPT = "choose"
 MODULES = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
@@ -64,7 +64,7 @@ def distributions(policy: Policy, labels: Sequence[str]) -> tuple[torch.Tensor, 
     """The policy written out: log pi(y), shape (n,), and log omega(y'|y), shape (n, n), float64."""
     chat, n = policy.chat, len(labels)
     tokens = [policy.tokenizer.convert_tokens_to_ids(label) for label in labels]
-    conversations = [
+    conversations: list[list[Segment]] = [
         [(chat.prompt(PROMPT), None), ([y], "leader"), (chat.turn([y]), None), ([reply], "follower")]
         for y in tokens
         for reply in tokens

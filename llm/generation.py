@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llm.policy import Policy
+from slhf.errors import TrainingError
 from slhf.signals import geometric_mixture
 
 
@@ -70,8 +71,8 @@ class TransformersSession:
 
     def __init__(self, policy: Policy, mixture: float) -> None:
         self.policy = policy
-        # Which forwards the next token needs, with their weights in log space: (adapter on?, its cache).
-        self.caches = {on: DynamicCache() for on in (True, False) if on and mixture < 1 or not on and mixture > 0}
+        # Which forwards the next token needs, by whether the adapter is on: both only for a true mixture.
+        self.caches = {on: DynamicCache() for on, weight in ((True, 1 - mixture), (False, mixture)) if weight > 0}
         self.mixture = mixture
         self.mask: Tensor | None = None
         self.next_logits: Tensor | None = None
@@ -93,7 +94,8 @@ class TransformersSession:
         """See :class:`Session`."""
         if times == 1:
             return
-        assert self.mask is not None and self.next_logits is not None
+        assert self.mask is not None
+        assert self.next_logits is not None
         for cache in self.caches.values():
             cache.batch_repeat_interleave(times)
         self.mask = self.mask.repeat_interleave(times, 0)
@@ -133,6 +135,10 @@ class TransformersSession:
                     input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=cache, use_cache=True
                 )
                 logits = self.policy.head(out.last_hidden_state[:, -1]).float() / self.policy.temperature
+            if not torch.isfinite(logits).all():
+                raise TrainingError(
+                    "The model's logits are not finite: training has diverged. Lower the learning rate."
+                )
             logp[adapter_on] = logits.log_softmax(-1)
         self.mask, self.pending = whole, None
         self.next_logits = (

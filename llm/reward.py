@@ -59,9 +59,13 @@ def fit_reward(
         s = expit(x @ w)
         return (x * (s * (1 - s))[:, None]).T @ x / len(p) + l2 * np.eye(x.shape[1])
 
-    found = minimize(value, np.zeros(x.shape[1]), method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-12})
+    found = minimize(
+        value, np.zeros(x.shape[1]), method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-12}
+    )
     slope = gradient(found.x)
-    certificate = Certificate(float(slope @ slope / (2 * l2)), float(np.abs(slope).max()), int(found.nit), "trust-region Newton")
+    certificate = Certificate(
+        float(slope @ slope / (2 * l2)), float(np.abs(slope).max()), int(found.nit), "trust-region Newton"
+    )
     weights = found.x / scale
     reward = LinearReward(judge, weights, float(-(features @ weights).mean()), certificate)
     if certificate.gap > 1e-9:

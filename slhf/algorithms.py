@@ -27,6 +27,9 @@ class Algorithm:
     UNIT_INTERVAL: ClassVar[tuple[str, ...]] = ()
     COUNTS: ClassVar[dict[str, int]] = {}
 
+    learning_rate: float = 0.05
+    """eta, the (Leader's) step size."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
@@ -61,8 +64,6 @@ class StackelbergGDA(Algorithm):
     NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau_leader", "tau_follower")
     COUNTS: ClassVar[dict[str, int]] = {"leader_samples": 1, "follower_samples": 1}
 
-    learning_rate: float = 0.05
-    """eta_L, the Leader's step size."""
     timescale: float = 5.0
     """kappa = eta_F / eta_L: how much faster the Follower moves. With shared parameters it weighs
     the Follower's loss instead."""
@@ -88,8 +89,6 @@ class RLOO(Algorithm):
     NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau",)
     COUNTS: ClassVar[dict[str, int]] = {"samples": 2}
 
-    learning_rate: float = 0.05
-    """eta, the step size."""
     tau: float = 0.1
     """tau, the price of the KL to the reference, in units of reward per nat."""
     samples: int = 2
@@ -110,8 +109,6 @@ class NashMD(Algorithm):
     UNIT_INTERVAL: ClassVar[tuple[str, ...]] = ("mixture",)
     COUNTS: ClassVar[dict[str, int]] = {"samples": 1}
 
-    learning_rate: float = 0.05
-    """eta, the step size."""
     tau: float = 0.1
     """tau, the price of the KL to the reference."""
     mixture: float = 0.125

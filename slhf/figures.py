@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """In the order in which series get their colour."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE = {
+STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -41,12 +41,10 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path)
 
 
-def curves(
-    axes: Axes, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = ""
-) -> None:
-    """One line per series, name -> (x, y); legend and axis labels included."""
+def curves(axes: Axes, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "") -> None:
+    """One line per series, name -> (x, y), each a sequence of numbers; legend and axis labels included."""
     for i, (name, (x, y)) in enumerate(series.items()):
-        few = {"marker": MARKERS[i % len(MARKERS)], "markersize": 3} if len(x) <= 30 else {}
+        few: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "markersize": 3} if len(x) <= 30 else {}
         axes.plot(x, y, label=name, color=PALETTE[i % len(PALETTE)], linewidth=1.2, **few)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if len(series) > 1:
@@ -55,7 +53,7 @@ def curves(
 
 def intervals(
     axes: Axes,
-    series: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]],
+    series: Mapping[str, tuple[Any, Any, Any, Any]],
     xlabel: str,
     ylabel: str,
     title: str = "",
@@ -65,7 +63,15 @@ def intervals(
         bars = np.abs(np.array([low, high]) - np.asarray(mean))
         place = np.asarray(x, dtype=float) + 0.06 * (i - (len(series) - 1) / 2)  # side by side, not on top
         axes.errorbar(
-            place, mean, yerr=bars, label=name, color=PALETTE[i], marker=MARKERS[i], markersize=4, capsize=2, linewidth=1.2
+            place,
+            mean,
+            yerr=bars,
+            label=name,
+            color=PALETTE[i],
+            marker=MARKERS[i],
+            markersize=4,
+            capsize=2,
+            linewidth=1.2,
         )
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=list(next(iter(series.values()))[0]))
     axes.legend()

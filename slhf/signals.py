@@ -49,7 +49,9 @@ def leave_one_out(reward: Array) -> Array:
     """
     k = reward.shape[-1]
     if k < 2:
-        raise ValueError(f"leave_one_out needs at least 2 samples along the last axis, got shape {tuple(reward.shape)}.")
+        raise ValueError(
+            f"leave_one_out needs at least 2 samples along the last axis, got shape {tuple(reward.shape)}."
+        )
     return (reward.sum(-1)[..., None] - reward) / (k - 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
+from llm.policy import Segment
 from slhf.algorithms import NashMD
 from slhf.signals import policy_reward
 
@@ -27,7 +28,7 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
         "leader": [chat.text(y.ids) for y in answers],
         "opponent": [chat.text(y.ids) for y in opponents],
     }
-    conversations = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
+    conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
     return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"))
 
 

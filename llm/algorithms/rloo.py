@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
+from llm.policy import Segment
 from slhf.algorithms import RLOO
 from slhf.errors import ConfigError
 from slhf.signals import policy_reward
@@ -30,7 +31,7 @@ def collect(spec: RLOO, at: Collector, prompts: list[str], step: int) -> Experie
         "prompt": [x for x in prompts for _ in range(k)],
         "leader": [chat.text(y.ids) for y in answers],
     }
-    conversations = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
+    conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
     return at.experience(conversations, texts, lambda texts: reward.score(texts["prompt"], texts["leader"]))
 
 

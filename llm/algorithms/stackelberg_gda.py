@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
+from llm.policy import Segment
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
 
@@ -32,7 +33,7 @@ def collect(spec: StackelbergGDA, at: Collector, prompts: list[str], step: int) 
         "leader": [chat.text(y.ids) for y in answers],
         "follower": [chat.text(reply.ids) for reply in replies],
     }
-    conversations = [
+    conversations: list[list[Segment]] = [
         [(x, None), (y.ids, "leader"), (chat.turn(y.ids), None), (reply.ids, "follower")]
         for x, y, reply in zip(opening, answers, replies, strict=True)
     ]

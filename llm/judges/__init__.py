@@ -25,7 +25,9 @@ class Judge(Protocol):
 class FeatureJudge(Judge, Protocol):
     """A judge that can say what it looks at; a Bradley-Terry reward can be fitted to it (see ``llm.reward``)."""
 
-    feature_names: tuple[str, ...]
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """One name per feature."""
 
     def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """float64, shape (batch, number of features)."""

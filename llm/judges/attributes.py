@@ -2,13 +2,12 @@
 
 p(a > b) is the share of attributes on which a beats b, ties counting one half (arXiv 2512.16626, Section 5).
 A majority over attributes need not be transitive, which is the point. The attributes are chosen so that
-degenerate text does not win: fragments lose on variety and completeness, repetition on variety, word salad on
-fluency, and evasive answers on relevance.
+degenerate text does not win: fragments lose on substance and completeness, repetition on substance, run-on text on
+completeness and fluency, word salad on fluency, evasive answers on relevance; and none rewards length as such.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -22,21 +21,25 @@ from llm import embedded
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 ENDING = re.compile(r"[.!?][\"'”’)\]*]*$")
+OPENING = "<|im_start|>assistant\n"
+"""How SmolLM2's chat format begins an assistant's turn."""
+ENOUGH_WORDS = 20
 MAX_TOKENS = 256
 """Longer texts are read up to here by the two neural attributes."""
 
 
 class AttributeJudge:
-    """Relevance, fluency, positivity, variety and completeness vote on a pair of answers.
+    """Relevance, fluency, positivity, substance and completeness vote on a pair of answers.
 
     - relevance: cosine similarity of prompt and answer under all-MiniLM-L6-v2;
-    - fluency: mean log-likelihood per token of the answer's text under the frozen base model;
+    - fluency: mean log-likelihood per token of the text as a whole assistant's turn, its end included, under
+      the frozen base model;
     - positivity: VADER's compound score (Hutto & Gilbert 2014);
-    - variety: root type-token ratio, distinct words / sqrt(words) (Guiraud 1954);
+    - substance: number of distinct words, at most 20, so that neither fragments nor repetition nor length win;
     - completeness: 1 if the text ends a sentence, else 0.
     """
 
-    feature_names = ("relevance", "fluency", "positivity", "variety", "completeness")
+    feature_names = ("relevance", "fluency", "positivity", "substance", "completeness")
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -67,7 +70,7 @@ class AttributeJudge:
             (self._embed(prompts) * self._embed(answers)).sum(-1),
             self._fluency(answers),
             np.array([self._sentiment.polarity_scores(y)["compound"] for y in answers]),
-            np.array([root_type_token_ratio(y) for y in answers]),
+            np.array([distinct_words(y) for y in answers]),
             np.array([float(bool(ENDING.search(y))) for y in answers]),
         ]
         return np.stack(columns, -1).astype(np.float64)
@@ -84,19 +87,16 @@ class AttributeJudge:
 
     @torch.no_grad()
     def _fluency(self, texts: Sequence[str]) -> np.ndarray:
-        """Mean log p(token | tokens before it), from a start token on.
-
-        An empty text is given chance level, -log(vocabulary size).
-        """
-        start = self._tokenizer.eos_token
-        batch = self._batch(self._tokenizer, [start + text for text in texts])
+        """Mean log p(token | tokens before it) over the text and the end-of-turn token after it."""
+        turns = [OPENING + text + self._tokenizer.eos_token for text in texts]
+        batch = self._batch(self._tokenizer, turns)
         ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:].bool()
+        mask[:, : len(self._tokenizer(OPENING)["input_ids"]) - 1] = False  # the opening is given
         hidden = self._model.get_decoder()(**batch).last_hidden_state[:, :-1]
         logits = self._model.get_output_embeddings()(hidden[mask]).float()
         logp = torch.zeros(ids.shape, device=logits.device)
         logp[mask] = logits.gather(-1, ids[mask].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-        count, chance = mask.sum(1), -math.log(self._model.config.vocab_size)
-        return torch.where(count > 0, logp.sum(1) / count.clamp(min=1), chance).double().cpu().numpy()
+        return (logp.sum(1) / mask.sum(1)).double().cpu().numpy()
 
     def _batch(self, tokenizer: Any, texts: Sequence[str]) -> Any:
         return tokenizer(
@@ -110,7 +110,6 @@ class AttributeJudge:
         ).to(self.device)
 
 
-def root_type_token_ratio(text: str) -> float:
-    """Distinct words over the square root of their number; 0 for a text without words."""
-    words = [word.lower() for word in WORD.findall(text)]
-    return len(set(words)) / len(words) ** 0.5 if words else 0.0
+def distinct_words(text: str) -> float:
+    """How many different words a text has, counted up to ``ENOUGH_WORDS``."""
+    return float(min(len({word.lower() for word in WORD.findall(text)}), ENOUGH_WORDS))

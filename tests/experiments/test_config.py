@@ -1,0 +1,94 @@
+import pytest
+
+from experiments.config import build_algorithm, load_sweep
+from experiments.run import HERE
+from slhf.errors import ConfigError, InvalidParameter
+
+QUICKSTART = HERE / "sweeps" / "quickstart.yaml"
+FINITE = HERE / "sweeps" / "finite_answers.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_sweep_of_the_project_loads(path):
+    for sweep in load_sweep(path):
+        assert [build_algorithm(entry).name for entry in sweep.algorithms]
+
+
+def test_overrides_by_path_by_algorithm_and_by_last_part():
+    (sweep,) = load_sweep(QUICKSTART, ["train.steps=3", "batch_size=4", "rloo.tau=0.5", "seed=7", "timescale=9"])
+    specs = {entry["name"]: build_algorithm(entry) for entry in sweep.algorithms}
+    assert (sweep.train.steps, sweep.train.batch_size, sweep.seed) == (3, 4, 7)
+    assert specs["rloo"].tau == 0.5
+    assert specs["stackelberg_gda"].timescale == 9
+    assert specs["nash_md"].tau != 0.5
+
+
+def test_a_field_of_several_algorithms_is_set_in_each():
+    (sweep,) = load_sweep(QUICKSTART, ["learning_rate=1e-5"])
+    assert {build_algorithm(entry).learning_rate for entry in sweep.algorithms} == {1e-5}
+
+
+def test_several_values_make_every_combination():
+    sweeps = load_sweep(QUICKSTART, ["seed=0,1", "timescale=1,5,10"])
+    points = {(s.seed, build_algorithm(s.algorithms[0]).timescale) for s in sweeps}
+    assert points == {(s, k) for s in (0, 1) for k in (1, 5, 10)}
+
+
+def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
+    games = [sweep.judge.matrix for sweep in load_sweep(FINITE)]
+    assert games == [str(HERE / "sweeps" / "games" / name) for name in ("condorcet.csv", "random5.csv")]
+    assert [sweep.judge.matrix for sweep in load_sweep(FINITE, ["judge.matrix=mine.csv"])] == ["mine.csv"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stesp=3", r"Did you mean 'train\.steps'"),
+        ("timscale=3", "Did you mean 'timescale'"),
+        ("rloo.timescale=3", r"Unknown key 'rloo\.timescale'"),
+        ("steps", "write key=value"),
+        ("steps=", "write key=value"),
+        ("steps=many", r"train\.steps = 'many'"),
+        ("seed=1.5", r"seed = 1\.5"),
+    ],
+)
+def test_a_bad_override_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_sweep(QUICKSTART, [override])
+
+
+def test_a_whole_path_wins_over_a_last_part():
+    """Both the finite sweep and its model have a seed; the short key is the sweep's."""
+    (first, _) = load_sweep(FINITE, ["seed=3"])
+    assert (first.seed, first.model.seed) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "is not YAML"),
+        ("- a", "must be a mapping"),
+        ("kind: tabluar\nname: x\nalgorithms: [{name: rloo}]", "Unknown kind 'tabluar'"),
+        ("name: x\nalgorithms: []", "algorithms is empty"),
+        ("name: x\nalgorithms: [{name: rlo}]", "Did you mean 'rloo'"),
+        ("name: x\nalgorithms: [{name: rloo, tua: 1}]", "Did you mean 'tau'"),
+        ("name: x\ntrian: {steps: 1}\nalgorithms: [{name: rloo}]", "Did you mean 'train'"),
+        ("name: x\ntrain: {step: 1}\nalgorithms: [{name: rloo}]", "Did you mean 'steps'"),
+        ("algorithms: [{name: rloo}]", "name"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, text, message):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_sweep(path)
+
+
+def test_a_value_out_of_range_is_named(tmp_path):
+    with pytest.raises(InvalidParameter, match=r"StackelbergGDA\.tau_leader = -1"):
+        load_sweep(QUICKSTART, ["tau_leader=-1"])
+
+
+def test_a_missing_file_lists_the_ones_there_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"quickstart\.yaml"):
+        load_sweep(tmp_path / "none.yaml")

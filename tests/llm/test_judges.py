@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from llm.judges import FeatureJudge, ask
+from llm.judges.attributes import AttributeJudge, distinct_words
+from llm.judges.matrix import MatrixJudge
+from llm.reward import fit_reward
+from slhf.errors import InvalidParameter, JudgeError
+from tabular import PreferenceMatrix, solve_rlhf
+
+PROMPT = "Give one tip for sleeping better."
+GOOD = (
+    "Keep a regular schedule and avoid screens before bed, because a calm routine helps your body rest well each night."
+)
+DEGENERATE = {
+    "fragment": "Sleep well.",
+    "cut off": "Keep a regular schedule and avoid screens before bed, as a calm evening helps you and",
+    "repetition": "Good sleep good sleep good sleep good sleep good sleep good sleep good sleep.",
+    "empty": "",
+    "flattery": "Amazing wonderful great happy love best joy beautiful excellent.",
+    "word salad": "Schedule the bed of calmly avoid routine purple helps night dream screens because your, regular well.",
+}
+
+
+@pytest.fixture(scope="module")
+def attributes():
+    return AttributeJudge()
+
+
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_degenerate_text_does_not_win(attributes, kind):
+    assert ask(attributes, [PROMPT], [GOOD], [DEGENERATE[kind]])[0] > 0.5
+
+
+def test_preferences_are_antisymmetric_and_equal_texts_tie(attributes):
+    texts = [GOOD, *DEGENERATE.values()]
+    a, b = [x for x in texts for _ in texts], texts * len(texts)
+    p = ask(attributes, [PROMPT] * len(a), a, b).reshape(len(texts), -1)
+    np.testing.assert_allclose(p + p.T, 1)
+    np.testing.assert_allclose(np.diag(p), 0.5)
+
+
+def test_features_do_not_depend_on_the_batch(attributes):
+    texts = [GOOD, *DEGENERATE.values()]
+    together = AttributeJudge().features([PROMPT] * len(texts), texts)
+    alone = np.concatenate([AttributeJudge().features([PROMPT], [text]) for text in texts[:3]])
+    np.testing.assert_allclose(together[:3], alone, atol=0.1)  # bfloat16 kernels differ with the padded length
+
+
+@pytest.mark.parametrize(("text", "count"), [("", 0), ("A a A.", 1), ("It's nice, isn't it?", 4), ("x " * 50, 1)])
+def test_distinct_words(text, count):
+    assert distinct_words(text) == count
+
+
+def test_matrix_judge_looks_up():
+    judge = MatrixJudge(np.array([[0.5, 0.9], [0.1, 0.5]]), ["a", "b"])
+    assert isinstance(judge, FeatureJudge)
+    np.testing.assert_array_equal(ask(judge, ["x"] * 3, ["a", "b", "a"], ["b", "a", "a"]), [0.9, 0.1, 0.5])
+    with pytest.raises(JudgeError, match="'c' is not one of"):
+        ask(judge, ["x"], ["c"], ["a"])
+    with pytest.raises(JudgeError, match="shape"):
+        MatrixJudge(np.eye(3), ["a", "b"])
+
+
+class Answering:
+    """A judge that answers what it is told, or raises it."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def prefer(self, prompts, a, b):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (ConnectionError("no route"), "ConnectionError: no route"),
+        (np.array([0.5]), r"\(1,\) for 2 comparisons"),
+        (np.array([0.5, np.nan]), "row 1"),
+        (np.array([1.5, 0.5]), "row 0"),
+    ],
+)
+def test_no_preference_is_invented(answer, message):
+    with pytest.raises(JudgeError, match=message):
+        ask(Answering(answer), ["x", "x"], ["a", "a"], ["b", "b"])
+
+
+def test_the_fitted_reward_is_tabulars_on_finite_answers():
+    """One-hot features and every pair asked once: RLHF's own reward, found by another solver."""
+    P = PreferenceMatrix([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
+    labels = ["a", "b", "c"]
+    i, j = np.triu_indices(3, 1)
+    judge = MatrixJudge(P.p, labels)
+    reward = fit_reward(judge, ["x"] * 3, [labels[k] for k in i], [labels[k] for k in j], l2=1e-7)
+    np.testing.assert_allclose(reward.score(["x"] * 3, labels), solve_rlhf(P).reward, atol=1e-5)
+    assert reward.certificate.gap < 1e-9
+
+
+def test_the_fitted_reward_needs_a_penalty():
+    with pytest.raises(InvalidParameter, match="l2"):
+        fit_reward(MatrixJudge(np.full((2, 2), 0.5), ["a", "b"]), ["x"], ["a"], ["b"], l2=0.0)

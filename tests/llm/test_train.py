@@ -1,0 +1,122 @@
+"""The loop: it learns, it resumes to the bit, its checkpoints are ordinary, and it stops when something is wrong."""
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from llm import checkpoint, finite
+from llm.judges.matrix import MatrixJudge
+from llm.policy import LoRA
+from llm.train import ModelConfig, TrainConfig, train
+from slhf.algorithms import RLOO, NashMD, StackelbergGDA
+from slhf.errors import ConfigError, JudgeError, MissingResource, TrainingError
+from slhf.runs import Run
+
+LABELS = ["a", "b", "c"]
+GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
+SPEC = StackelbergGDA(learning_rate=0.01)
+
+
+class Failing(MatrixJudge):
+    """Fails at its ``at``-th question, as a lost connection would."""
+
+    def __init__(self, at):
+        super().__init__(GAME, LABELS)
+        self.left = at
+
+    def prefer(self, prompts, a, b):
+        self.left -= 1
+        if self.left < 0:
+            raise ConnectionError("gone")
+        return super().prefer(prompts, a, b)
+
+
+@pytest.fixture
+def model(tmp_path):
+    finite.build_model(tmp_path / "model", LABELS, seed=0)
+    return ModelConfig(
+        str(tmp_path / "model"), "float32", 1.0, max_new_tokens=1, lora=LoRA(rank=2, modules=finite.MODULES)
+    )
+
+
+def weights(policy):
+    return {name: p.detach().clone() for name, p in policy.trainable()}
+
+
+@pytest.mark.parametrize("spec", [SPEC, NashMD(learning_rate=0.01), StackelbergGDA(0.01, leader_samples=2)])
+@pytest.mark.parametrize("interrupted_at", [0, 3, 7])
+def test_resumed_equals_uninterrupted_to_the_bit(tmp_path, model, spec, interrupted_at):
+    config = TrainConfig(steps=8, batch_size=16, checkpoint_every=2, decay=True)
+    judge = MatrixJudge(GAME, LABELS)
+    whole = Run.open(tmp_path / "whole", "x", {})
+    expected = weights(train(spec, judge, [finite.PROMPT], whole, model, config, seed=1))
+
+    broken = Run.open(tmp_path / "broken", "x", {})
+    with pytest.raises(JudgeError, match="gone"):
+        train(spec, Failing(interrupted_at), [finite.PROMPT], broken, model, config, seed=1)
+    resumed = weights(train(spec, judge, [finite.PROMPT], broken, model, config, seed=1))
+
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+    timeless = [
+        [{k: v for k, v in row.items() if "seconds" not in k and "memory" not in k} for row in run.metrics()]
+        for run in (whole, broken)
+    ]
+    assert timeless[0] == timeless[1]
+    assert [row["step"] for row in timeless[0]] == list(range(8))
+    assert whole.metrics("samples.jsonl") == broken.metrics("samples.jsonl")
+
+
+def test_another_seed_is_another_run(tmp_path, model):
+    config = TrainConfig(steps=2, batch_size=16)
+    runs = [Run.open(tmp_path / str(seed), "x", {}) for seed in (1, 2)]
+    judge = MatrixJudge(GAME, LABELS)
+    a, b = (
+        weights(train(SPEC, judge, [finite.PROMPT], r, model, config, s)) for r, s in zip(runs, (1, 2), strict=True)
+    )
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_adapter_loads_with_plain_peft(tmp_path, model):
+    run = Run.open(tmp_path, "x", {})
+    policy = train(SPEC, MatrixJudge(GAME, LABELS), [finite.PROMPT], run, model, TrainConfig(steps=3, batch_size=16))
+    saved = checkpoint.find(run.path)
+    assert saved is not None
+    assert not [path for path in saved.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model.name), str(saved / "adapter"))
+    ids = torch.tensor([policy.chat.prompt(finite.PROMPT)])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits, policy.model(input_ids=ids).logits)
+
+
+def test_a_checkpoint_between_its_two_renames_is_still_found(tmp_path):
+    (tmp_path / f".{checkpoint.NAME}.old").mkdir()
+    (tmp_path / f".{checkpoint.NAME}.old" / "step.json").write_text('{"step": 3}')
+    (tmp_path / f".{checkpoint.NAME}.new").mkdir()  # not renamed yet, so not trusted
+    assert checkpoint.find(tmp_path) == tmp_path / f".{checkpoint.NAME}.old"
+
+
+def test_a_runaway_learning_rate_stops_the_run(tmp_path, model):
+    run = Run.open(tmp_path, "x", {})
+    spec = StackelbergGDA(learning_rate=1e30)
+    with pytest.raises(TrainingError, match="Lower the learning rate"):
+        train(spec, MatrixJudge(GAME, LABELS), [finite.PROMPT], run, model, TrainConfig(steps=5, batch_size=16))
+
+
+def test_rloo_needs_a_reward(tmp_path, model):
+    with pytest.raises(ConfigError, match="scalar reward"):
+        train(RLOO(), MatrixJudge(GAME, LABELS), [finite.PROMPT], Run.open(tmp_path, "x", {}), model)
+
+
+@pytest.mark.parametrize("name", ["/no/such/model", "no-such-org/no-such-model"])
+def test_a_missing_model_is_named(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingResource, match=name):
+        train(SPEC, MatrixJudge(GAME, LABELS), ["x"], Run.open(tmp_path, "x", {}), ModelConfig(name=name))
+
+
+def test_more_layers_than_the_model_has(tmp_path, model):
+    too_many = ModelConfig(model.name, "float32", lora=LoRA(layers=3, modules=finite.MODULES))
+    with pytest.raises(ConfigError, match="2 layers"):
+        train(SPEC, MatrixJudge(GAME, LABELS), ["x"], Run.open(tmp_path, "x", {}), too_many)

@@ -1,0 +1,43 @@
+"""A tiny policy with answers of several tokens, small enough to write every answer down."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from llm import finite
+from llm.policy import LoRA, Policy, TokenBatch
+
+
+def tiny_policy(directory, labels=("a", "b"), *, moved=True, end=True, temperature=1.0) -> Policy:
+    """The finite-answers model; ``end`` lets it end its answers, ``moved`` moves it away from its reference."""
+    finite.build_model(directory, labels, seed=1)
+    lora = LoRA(rank=4, modules=finite.MODULES)
+    policy = Policy.load(str(directory), lora, dtype="float32", temperature=temperature)
+    if end:
+        with torch.no_grad():
+            policy.head.bias[policy.chat.eos] = 0.0
+    if moved:
+        torch.manual_seed(2)
+        with torch.no_grad():
+            for _, parameter in policy.trainable():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return policy
+
+
+def answers(policy: Policy, labels: tuple[str, ...], length: int) -> list[list[int]]:
+    """All token sequences the policy can answer with, given at most ``length`` new tokens."""
+    letters = [policy.tokenizer.convert_tokens_to_ids(label) for label in labels]
+    ended = [[*w, policy.chat.eos] for k in range(length) for w in itertools.product(letters, repeat=k)]
+    return ended + [list(w) for w in itertools.product(letters, repeat=length)]
+
+
+def conversation(policy: Policy, y: list[int], reply: list[int] | None = None):
+    """The segments of a one-prompt conversation."""
+    start = [(policy.chat.prompt(finite.PROMPT), None), (y, "leader")]
+    return start if reply is None else [*start, (policy.chat.turn(y), None), (reply, "follower")]
+
+
+def pack(policy: Policy, conversations) -> TokenBatch:
+    return TokenBatch.pack(conversations, policy.pad, policy.device)
