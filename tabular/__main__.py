@@ -136,11 +136,16 @@ def _as_json(P: PreferenceMatrix, concept: str, solution: Any) -> str:
             if hasattr(solution, name)
         }
         | {"support": names[solution.support[index]].tolist()}
+        | ({"rational": [str(q) for q in solution.rational[index]]} if _is_exact(solution) else {})
         for index in np.ndindex(P.batch_shape)
     ]
     answer: dict[str, Any] = games[0] if not P.batch_shape else {"games": games}
     head = {"concept": concept, "labels": list(P.labels)}
     return json.dumps(head | answer | {"certificate": solution.certificate.to_json()}, indent=2, allow_nan=False)
+
+
+def _is_exact(solution: Any) -> bool:
+    return bool(solution.certificate.exact)
 
 
 def _as_table(P: PreferenceMatrix, solution: Any) -> str:
@@ -156,7 +161,7 @@ def _game_table(P: PreferenceMatrix, solution: Any, index: tuple[int, ...]) -> s
         columns["value of committing"] = solution.follower_value[index]
         columns |= {f"reply {name}": solution.follower[index][:, j] for j, name in enumerate(P.labels)}
         summary["follower win rate"] = solution.follower_win_rate[index]
-    if getattr(solution, "rational", None) is not None:
+    if _is_exact(solution):
         columns["exactly"] = [str(q) for q in solution.rational[index]]
     certificate = solution.certificate
     summary |= {name: np.broadcast_to(getattr(certificate, name), P.batch_shape)[index] for name in ("gap", "residual")}

@@ -2,8 +2,8 @@
 
 - ``.npy``: an array of shape ``(..., n, n)``.
 - ``.json``: nested lists, or ``{"p": nested lists, "labels": [...]}``.
-- ``.csv``: n rows of n numbers, separated by commas. A first row of labels is recognised by not being
-  numeric; a first column of labels by the rows being one longer than the matrix.
+- ``.csv``: n rows of n numbers, separated by commas. A first row of labels is recognised by holding no
+  number; a first column of labels by the rows being one longer than the matrix.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def _read_json(file: Path) -> tuple[NDArray[np.float64], list[str] | None]:
     try:
         return np.array(matrix, dtype=np.float64), labels
     except (TypeError, ValueError) as error:
-        raise InvalidData(
-            f"{file}: the matrix must be nested lists of numbers in rows of equal length: {error}."
-        ) from error
+        raise InvalidData(f"{file}: the matrix must be nested lists of numbers, all rows equally long.") from error
 
 
 def _read_csv(file: Path) -> tuple[NDArray[np.float64], list[str] | None]:
@@ -67,7 +65,7 @@ def _read_csv(file: Path) -> tuple[NDArray[np.float64], list[str] | None]:
         lines = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(stream), start=1) if any(row)]
     if not lines:
         raise InvalidData(f"{file}: is empty.")
-    header = None if all(_is_number(cell) for cell in lines[0][1]) else lines.pop(0)[1]
+    header = None if any(_is_number(cell) for cell in lines[0][1]) else lines.pop(0)[1]
     n = len(lines)
     named = n > 0 and len(lines[0][1]) == n + 1  # a first column of labels
     labels = [row[0] for _, row in lines] if named else None

@@ -66,7 +66,7 @@ def log_reference(reference: ArrayLike | None, shape: tuple[int, ...], name: str
     total = array.sum(-1)
     if np.any(abs(total - 1) > SUM_TOLERANCE):
         where = _first(abs(total - 1) > SUM_TOLERANCE)
-        raise InvalidReference(f"{name}{where or ''} sums to {total[where]}, not 1; normalise it.")
+        raise InvalidReference(f"{name}{where or ''} sums to {total[where]:.10g}, not 1; normalise it.")
     if full_support and np.any(array == 0):
         raise InvalidReference(
             f"{name}{_first(array == 0)} = 0: at a positive temperature the reference must give every action "

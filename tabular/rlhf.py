@@ -32,7 +32,7 @@ class RLHFSolution:
         value: ``(...)``, E[r] - tau KL(policy || reference), in nats.
         support: ``(..., n)``, True where the policy may be positive: the argmax set at tau = 0.
         certificate: residual = the largest score-equation error as a share of the alternative's
-            comparisons; gap = the squared Newton decrement per comparison, which bounds the
+            comparisons (plus l2); gap = the squared Newton decrement per comparison, which bounds the
             log-likelihood (in nats) still to be gained once it is small.
     """
 
@@ -123,7 +123,7 @@ def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certi
         reward = reward + scale[..., None] * step
         likelihood = trial
     _, decrement = _newton_step(reward, p, weights, l2)
-    per_alternative = np.maximum(weights.sum(-1), np.finfo(float).tiny)
+    per_alternative = np.maximum(weights.sum(-1) + l2, np.finfo(float).tiny)
     residual = np.abs(score(reward, p, weights, l2) / per_alternative).max(-1)
     comparisons = np.maximum(weights.sum((-2, -1)) / 2, np.finfo(float).tiny)
     return reward - reward.mean(-1, keepdims=True), Certificate(decrement / comparisons, residual, iterations, "newton")

@@ -1,0 +1,202 @@
+"""solve_nlhf at temperature 0: maximal lotteries, all three selections."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from slhf.errors import NotConverged
+from tabular import PreferenceMatrix, lotteries, solve_nlhf, solve_slhf
+from tests.tabular.strategies import CONDORCET, examples, games, policies, seeds, single_games, smith_set
+
+WELL_SEPARATED = ("uniform", "coarse", "cyclic", "mallows", "clones")
+ROCK_PAPER_SCISSORS_TWICE = PreferenceMatrix.from_margins(
+    [[0, 0, 0.5, -0.5], [0, 0, 0.5, -0.5], [-0.5, -0.5, 0, 0.5], [0.5, 0.5, -0.5, 0]]
+)
+
+
+@examples()
+@given(P=games(), selection=st.sampled_from(["any", "exact"]))
+def test_nobody_beats_a_lottery(P, selection):
+    s = solve_nlhf(P, selection=selection)
+    assert np.all(np.einsum("...ij,...j->...i", P.margins, s.policy) <= 1e-9)
+    assert np.all(s.certificate.gap <= 1e-9)
+    assert_allclose(s.policy.sum(-1), np.ones(P.batch_shape))
+    assert s.policy.shape == P.p.shape[:-1]
+
+
+@examples()
+@given(P=games())
+def test_the_exact_lottery_is_proved(P):
+    s = solve_nlhf(P, selection="exact")
+    assert s.certificate.exact
+    assert s.certificate.worst() == 0
+    assert_allclose(s.policy, s.rational.astype(float))
+    for index in np.ndindex(P.batch_shape):
+        margins, pi = lotteries.as_fractions(P.p[index]), s.rational[index]
+        assert all(isinstance(q, Fraction) and q >= 0 for q in pi)
+        assert sum(pi) == 1
+        assert max(sum(a * q for a, q in zip(row, pi, strict=True)) for row in margins) <= 0
+
+
+def test_fractions_mean_what_people_write():
+    margins = lotteries.as_fractions(np.array([[0.5, 0.1, 1 / 3], [0.9, 0.5, np.pi / 4], [2 / 3, 1 - np.pi / 4, 0.5]]))
+    assert margins[1][0] == Fraction(2, 5)
+    assert margins[0][1] == Fraction(-2, 5)
+    assert margins[2][0] == Fraction(1, 6)
+    assert margins[2][1] == Fraction(1 - np.pi / 4) - Fraction(1, 2)
+
+
+def test_exact_survives_a_bad_floating_point_start(monkeypatch):
+    """From scratch it ends at the same lottery: the start is a suggestion."""
+    expected = solve_nlhf(CONDORCET, selection="exact").rational.tolist()
+    monkeypatch.setattr(lotteries._Tableau, "suggested", lambda self, margins: None)
+    assert solve_nlhf(CONDORCET, selection="exact").rational.tolist() == expected
+    assert expected == [Fraction(1, 2), Fraction(1, 5), Fraction(3, 10)]
+
+
+@examples()
+@given(P=games(kinds=("uniform", "cyclic")))
+def test_float_and_exact_agree_where_the_lottery_is_unique(P):
+    assert_allclose(solve_nlhf(P).policy, solve_nlhf(P, selection="exact").policy, atol=1e-7)
+
+
+@examples()
+@given(P=single_games(kinds=WELL_SEPARATED), selection=st.sampled_from(["any", "max_entropy", "exact"]))
+def test_lotteries_stay_in_the_smith_set(P, selection):
+    support = set(np.flatnonzero(solve_nlhf(P, selection=selection).policy).tolist())
+    assert support <= smith_set(P.p)
+
+
+@examples()
+@given(P=single_games(), winner=st.integers(0, 5), seed=seeds)
+def test_a_condorcet_winner_takes_everything(P, winner, seed):
+    winner %= P.n
+    p = P.p.copy()
+    p[winner] = np.random.default_rng(seed).uniform(0.51, 1, size=P.n)
+    p[:, winner] = 1 - p[winner]
+    p[winner, winner] = 0.5
+    decided = PreferenceMatrix(p)
+    for selection in ("any", "max_entropy", "exact"):
+        assert_allclose(solve_nlhf(decided, selection=selection).policy, np.eye(P.n)[winner], atol=1e-12)
+    leader = solve_slhf(decided, 0, 0)
+    assert_allclose(leader.policy, np.eye(P.n)[winner])
+    assert leader.value == 0.5
+
+
+@examples()
+@given(n=st.integers(2, 7), seed=seeds)
+def test_odd_margins_give_a_unique_lottery_with_odd_support(n, seed):
+    upper = np.triu(np.random.default_rng(seed).integers(-10, 10, size=(n, n)) * 2 + 1, 1)
+    P = PreferenceMatrix.from_margins((upper - upper.T) / 50)
+    s = solve_nlhf(P, selection="exact")
+    assert s.support.sum() % 2 == 1
+    assert_allclose(solve_nlhf(P).policy, s.policy, atol=1e-8)
+    assert_allclose(solve_nlhf(P, selection="max_entropy").policy, s.policy, atol=1e-8)
+
+
+@examples()
+@given(margins=st.tuples(*[st.floats(0.01, 0.5)] * 3))
+def test_three_cycle(margins):
+    a, b, c = margins  # of 0 over 1, 1 over 2, 2 over 0
+    P = PreferenceMatrix.from_margins([[0, a, -c], [-a, 0, b], [c, -b, 0]])
+    expected = np.array([b, c, a]) / (a + b + c)
+    for selection in ("any", "max_entropy", "exact"):
+        assert_allclose(solve_nlhf(P, selection=selection).policy, expected, atol=1e-9)
+
+
+@examples()
+@given(P=games(kinds=("uniform", "cyclic")), scale=st.floats(1e-6, 1))
+def test_scaling_the_margins_leaves_the_lottery(P, scale):
+    scaled = PreferenceMatrix.from_margins(P.margins * scale)
+    assert_allclose(solve_nlhf(scaled).policy, solve_nlhf(P).policy, atol=1e-6)
+
+
+def test_max_entropy_of_duplicated_rock_paper_scissors():
+    s = solve_nlhf(ROCK_PAPER_SCISSORS_TWICE, reference=[0.7, 0.1, 0.1, 0.1], selection="max_entropy")
+    assert_allclose(s.policy, [7 / 24, 1 / 24, 1 / 3, 1 / 3], atol=1e-14)
+
+
+def test_max_entropy_where_the_lotteries_end_at_a_losing_opponent():
+    """0 and 1 tie; 2 beats 0 and loses to 1, so lotteries (1 - q, q, 0) need q >= 1/2: a corner, not an equality."""
+    P = PreferenceMatrix.from_margins([[0, 0, -0.3], [0, 0, 0.3], [0.3, -0.3, 0]])
+    skewed = solve_nlhf(P, reference=[0.8, 0.1, 0.1], selection="max_entropy")
+    assert_allclose(skewed.policy, [0.5, 0.5, 0], atol=1e-12)
+    other_way = solve_nlhf(P, reference=[0.2, 0.6, 0.2], selection="max_entropy")
+    assert_allclose(other_way.policy, [0.25, 0.75, 0], atol=1e-12)
+
+
+@examples()
+@given(P=single_games(kinds=WELL_SEPARATED), seed=seeds)
+def test_max_entropy_is_the_limit_of_kl_nash(P, seed):
+    reference = policies((P.n,), seed, floor=0.05)
+    s = solve_nlhf(P, reference=reference, selection="max_entropy")
+    assume(lotteries_are_stable(P))
+    assert_allclose(solve_nlhf(P, 1e-7, reference).policy, s.policy, atol=2e-4)
+
+
+def lotteries_are_stable(P):
+    """Whether the game is far from others with other lotteries, so that tau = 1e-7 is small."""
+    try:
+        policy = solve_nlhf(P, selection="max_entropy").policy
+    except NotConverged:
+        return False
+    slack = -P.margins @ policy
+    return np.abs(policy - slack).min() > 1e-2
+
+
+@examples(10)
+@given(P=single_games(kinds=("coarse", "clones"), sizes=(3, 5)), seed=seeds)
+def test_max_entropy_agrees_with_cvxpy(P, seed):
+    reference = policies((P.n,), seed, floor=0.05)
+    s = solve_nlhf(P, reference=reference, selection="max_entropy")
+    x = cp.Variable(P.n, nonneg=True)
+    constraints = [cp.sum(x) == 1, P.margins @ x <= 0]
+    cp.Problem(cp.Minimize(cp.sum(cp.rel_entr(x, reference))), constraints).solve(solver=cp.CLARABEL)
+    assert_allclose(s.policy, x.value, atol=2e-4)
+
+
+@examples()
+@given(P=games(kinds=("coarse", "clones")), seed=seeds)
+def test_max_entropy_follows_a_permutation_and_a_batch(P, seed):
+    reference = policies(P.p.shape[:-1], seed)
+    s = solve_nlhf(P, reference=reference, selection="max_entropy")
+    order = np.random.default_rng(seed).permutation(P.n)
+    renamed = PreferenceMatrix(P.p[..., order[:, None], order])
+    t = solve_nlhf(renamed, reference=reference[..., order], selection="max_entropy")
+    assert_allclose(t.policy, s.policy[..., order], atol=1e-7)
+    for index in np.ndindex(P.batch_shape):
+        one = solve_nlhf(PreferenceMatrix(P.p[index]), reference=reference[index], selection="max_entropy")
+        assert_allclose(s.policy[index], one.policy, atol=1e-12)
+
+
+def test_everything_tied():
+    P = PreferenceMatrix(np.full((3, 3), 0.5))
+    reference = [0.2, 0.3, 0.5]
+    assert_allclose(solve_nlhf(P, reference=reference, selection="max_entropy").policy, reference)
+    for selection in ("any", "exact"):
+        assert solve_nlhf(P, selection=selection).certificate.worst() == 0
+
+
+def test_a_lottery_out_of_tolerance_is_an_error(monkeypatch):
+    monkeypatch.setattr(lotteries, "any_lottery", lambda margins: (np.log(np.full(3, 1 / 3)), 0.0, 1))
+    with pytest.raises(NotConverged, match="exploitability of") as caught:
+        solve_nlhf(CONDORCET)
+    assert caught.value.certificate.worst() > 0.01
+    assert_allclose(caught.value.best.policy, np.full(3, 1 / 3))
+
+
+def test_games_too_close_to_call_are_an_error():
+    """0 beats 1 by so little that the linear program's tolerance cannot tell whether 1 is ever played."""
+    margins = np.zeros((4, 4))
+    margins[0, 1], margins[2, 3] = 2e-9, 0.4
+    P = PreferenceMatrix.from_margins(margins - margins.T)
+    with pytest.raises(NotConverged, match="cannot be told"):
+        solve_nlhf(P, selection="max_entropy")
+    assert not solve_nlhf(P, selection="exact").support[1]

@@ -1,0 +1,206 @@
+"""PreferenceMatrix: what it accepts, what it refuses and what it says then, and its constructors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from numpy.testing import assert_allclose, assert_array_equal
+
+from slhf.errors import InvalidData, InvalidPreferences, MissingPair
+from tabular import PreferenceMatrix
+from tests.tabular.strategies import CONDORCET, examples, games, policies
+
+GOOD = CONDORCET.p
+
+
+def changed(index, value):
+    p = np.stack([GOOD, GOOD])
+    p[index] = value
+    return p
+
+
+@pytest.mark.parametrize(
+    ("p", "message"),
+    [
+        (np.ones((2, 3)), r"shape \(2, 3\)"),
+        (np.zeros((0, 0)), r"shape \(0, 0\)"),
+        ([[0.5, "x"], [0.5, 0.5]], "array of numbers"),
+        (changed((1, 0, 2), np.nan), r"Game \(1,\), entry \(A, C\) = nan: .* finite"),
+        (changed((1, 0, 1), 1.5), r"Game \(1,\), entry \(A, B\) = 1.5: .*\[0, 1\]"),
+        (changed((0, 2, 2), 0.4), r"Game \(0,\), entry \(C, C\) = 0.4: the diagonal"),
+        (changed((1, 1, 2), 0.8), r"Game \(1,\), entry \(B, C\) = 0.8: .*0.25 .* sum to 1"),
+    ],
+)
+def test_a_bad_matrix_is_refused_with_its_place(p, message):
+    with pytest.raises(InvalidPreferences, match=message):
+        PreferenceMatrix(p, "ABC" if np.shape(p)[-1:] == (3,) else None)
+
+
+def test_one_game_is_named_without_a_batch_index():
+    with pytest.raises(InvalidPreferences, match=r"^Entry \(B, C\)"):
+        PreferenceMatrix(changed((1, 1, 2), 0.8)[1], "ABC")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [("AB", "2 labels"), ("AAB", "'A' is used 2"), (["A", "", "B"], "empty")]
+)
+def test_bad_labels_are_refused(labels, message):
+    with pytest.raises(InvalidPreferences, match=message):
+        PreferenceMatrix(GOOD, labels)
+
+
+def test_it_is_a_read_only_copy():
+    source = GOOD.copy()
+    P = PreferenceMatrix(source)
+    source[0, 1] = 7
+    assert_array_equal(P.p, GOOD)
+    assert P.labels == ("0", "1", "2")
+    with pytest.raises(ValueError, match="read-only"):
+        P.p[0, 1] = 0
+    with pytest.raises(AttributeError):
+        P.p = GOOD
+
+
+@examples()
+@given(P=games())
+def test_round_trips_through_counts_and_margins(P):
+    assert_allclose(P.p + np.swapaxes(P.p, -1, -2), np.ones_like(P.p), atol=1e-15)
+    assert_array_equal(P.margins, -np.swapaxes(P.margins, -1, -2))
+    assert_allclose(PreferenceMatrix.from_margins(P.margins).p, P.p, atol=1e-15)
+    counts = 40 * P.p * (1 - np.eye(P.n))
+    assert_allclose(PreferenceMatrix.from_counts(counts).p, P.p, atol=1e-15)
+    assert P.batch_shape == P.p.shape[:-2]
+
+
+@examples()
+@given(P=games())
+def test_prefer_is_the_expected_preference(P):
+    policy = policies(P.p.shape[:-1], 0)
+    assert_allclose(P.prefer(policy), np.einsum("...ij,...j->...i", P.p, policy), atol=1e-15)
+    assert_allclose(np.sum(policy * P.prefer(policy), -1), np.full(P.batch_shape, 0.5))
+
+
+def test_counts():
+    wins = np.array([[0, 3, 0], [1, 0, 2], [0, 2, 0]])
+    with pytest.raises(MissingPair, match=r"\(A, C\)\. Collect"):
+        PreferenceMatrix.from_counts(wins, labels="ABC")
+    assert_allclose(
+        PreferenceMatrix.from_counts(wins, missing="half").p, [[0.5, 0.75, 0.5], [0.25, 0.5, 0.5], [0.5, 0.5, 0.5]]
+    )
+    with pytest.raises(InvalidPreferences, match=r"\(A, B\) = -1.0: a count"):
+        PreferenceMatrix.from_counts([[0, -1], [1, 0]], labels="AB")
+    with pytest.raises(InvalidPreferences, match="beat itself"):
+        PreferenceMatrix.from_counts([[1, 1], [1, 0]])
+    with pytest.raises(InvalidPreferences, match="choose"):
+        PreferenceMatrix.from_counts(wins, missing="zero")
+
+
+def test_complete_rankings_with_weights_and_ties():
+    P = PreferenceMatrix.from_rankings(["ABC", "BCA", "CAB"], [4, 3.5, 2.5])
+    assert_allclose(P.p, GOOD)
+    tied = PreferenceMatrix.from_rankings([[0, {1, 2}], [(2, 1), 0]], [3, 1])
+    assert tied.labels == ("0", "1", "2")
+    assert_allclose(tied.p, [[0.5, 0.75, 0.75], [0.25, 0.5, 0.5], [0.25, 0.5, 0.5]])
+
+
+def test_partial_rankings_need_a_rule():
+    rankings = ["AB", "BCA"]
+    with pytest.raises(InvalidPreferences, match=r"Ranking 0 leaves out \['C'\].*ignore.*bottom"):
+        PreferenceMatrix.from_rankings(rankings)
+    ignored = PreferenceMatrix.from_rankings(rankings, unranked="ignore")
+    assert_allclose(ignored.p, [[0.5, 0.5, 0], [0.5, 0.5, 1], [1, 0, 0.5]])
+    bottom = PreferenceMatrix.from_rankings(rankings, unranked="bottom")
+    assert_allclose(bottom.p, [[0.5, 0.5, 0.5], [0.5, 0.5, 1], [0.5, 0, 0.5]])
+    two_last = PreferenceMatrix.from_rankings(["A"], unranked="bottom", labels="ABC")
+    assert_allclose(two_last.p, [[0.5, 1, 1], [0, 0.5, 0.5], [0, 0.5, 0.5]])
+    with pytest.raises(MissingPair, match=r"\(A, C\)"):
+        PreferenceMatrix.from_rankings(["AB", "BC"], unranked="ignore")
+    assert PreferenceMatrix.from_rankings(["AB", "BC"], unranked="ignore", missing="half").p[0, 2] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rankings", "options", "message"),
+    [
+        ([], {}, "no rankings"),
+        (["ABD"], {"labels": "ABC"}, "Ranking 0 names 'D'"),
+        (["AB", "ABA"], {}, "Ranking 1 lists 'A' 2 times"),
+        (["AB"], {"weights": [1, 2]}, r"shape \(2,\) for 1 rankings"),
+        (["AB", "BA"], {"weights": [1, -2]}, r"weights\[1\] = -2"),
+        ([["A", 1]], {}, "pass labels"),
+    ],
+)
+def test_bad_rankings_are_refused(rankings, options, message):
+    with pytest.raises(InvalidPreferences, match=message):
+        PreferenceMatrix.from_rankings(rankings, **options)
+
+
+def test_margins_and_bradley_terry():
+    with pytest.raises(InvalidPreferences, match="antisymmetric"):
+        PreferenceMatrix.from_margins([[0, 0.2], [0.2, 0]])
+    with pytest.raises(InvalidPreferences, match=r"\[0, 1\]"):
+        PreferenceMatrix.from_margins([[0, 0.7], [-0.7, 0]])
+    P = PreferenceMatrix.bradley_terry([[0, np.log(3)], [0, 0]], labels="AB")
+    assert_allclose(P.p, [[[0.5, 0.25], [0.75, 0.5]], [[0.5, 0.5], [0.5, 0.5]]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".5,.65,.4\n.35,.5,.75\n.6,.25,.5\n",
+        "A, B, C\n.5,.65,.4\n.35,.5,.75\n\n.6,.25,.5\n",
+        ",A,B,C\nA,.5,.65,.4\nB,.35,.5,.75\nC,.6,.25,.5\n",
+        "\ufeffA,.5,.65,.4\nB,.35,.5,.75\nC,.6,.25,.5\n",
+    ],
+    ids=["numbers", "header", "header and names", "names"],
+)
+def test_csv(tmp_path, text):
+    file = tmp_path / "p.csv"
+    file.write_text(text, encoding="utf-8")
+    P = PreferenceMatrix.load(file)
+    assert_allclose(P.p, GOOD)
+    assert P.labels == (("A", "B", "C") if "A" in text else ("0", "1", "2"))
+
+
+def test_npy_and_json(tmp_path):
+    np.save(tmp_path / "p.npy", np.stack([GOOD, GOOD.T]))
+    assert_array_equal(PreferenceMatrix.load(tmp_path / "p.npy").p, [GOOD, GOOD.T])
+    (tmp_path / "p.json").write_text(json.dumps({"labels": ["x", "y", "z"], "p": GOOD.tolist()}))
+    assert PreferenceMatrix.load(str(tmp_path / "p.json")).labels == ("x", "y", "z")
+    (tmp_path / "q.json").write_text(json.dumps(GOOD.tolist()))
+    assert_array_equal(PreferenceMatrix.load(tmp_path / "q.json").p, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "A,B\n.5,x\n.5,.5\n", "p.csv: row 2, column 2: 'x'"),
+        ("p.csv", "a,.5,.5\nb,.5,y\n", "p.csv: row 2, column 3: 'y'"),
+        ("p.csv", ".5,.5\n.5\n", "p.csv: row 2 holds 1 numbers"),
+        ("p.csv", ",A,B\nA,.5,.5\nC,.5,.5\n", "must match"),
+        ("p.csv", "\n", "empty"),
+        ("p.csv", "A,B,C\n", r"p.csv: p has shape \(0,\)"),
+        ("p.csv", b"\xff\xfe\xff", "UTF-8"),
+        ("p.json", "{", "p.json: line 1, column 2"),
+        ("p.json", "{}", 'without the key "p"'),
+        ("p.json", "[[0.5, 1], [0]]", "rows equally long"),
+        ("p.json", '{"p": [[0.5]], "labels": [1]}', "list of strings"),
+        ("p.npy", "nonsense", "not a .npy array"),
+        ("p.txt", "", "unknown kind of file '.txt'"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((InvalidData, InvalidPreferences), match=message):
+        PreferenceMatrix.load(file)
+
+
+def test_missing_files_and_bad_matrices_are_named(tmp_path):
+    with pytest.raises(InvalidData, match=r"gone.csv: cannot be read: No such file"):
+        PreferenceMatrix.load(tmp_path / "gone.csv")
+    (tmp_path / "p.csv").write_text("A,B\n.5,.7\n.7,.5\n")
+    with pytest.raises(InvalidPreferences, match=r"p.csv: Entry \(A, B\) = 0.7"):
+        PreferenceMatrix.load(tmp_path / "p.csv")
