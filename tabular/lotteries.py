@@ -189,11 +189,8 @@ class _Tableau:
 
     def pivot(self, row: int, column: int) -> None:
         pivot, kept = self.T[row, column], self.T[row].copy()
-        T = (pivot * self.T - np.outer(self.T[:, column], kept)) // self.d
-        T[row] = kept
-        sign = 1 if pivot > 0 else -1
-        self.T, self.d = sign * T, sign * pivot
-        self.basis[row] = column
+        self.T = (pivot * self.T - np.outer(self.T[:, column], kept)) // self.d
+        self.T[row], self.d, self.basis[row] = kept, pivot, column
 
     def suggested(self, margins: Array) -> _Tableau | None:
         """A copy at the basis of the floating-point lottery, or None where that is not feasible."""
@@ -204,7 +201,7 @@ class _Tableau:
             row = next((i for i in tight if guess.basis[i] >= self.n and guess.T[i, column] != 0), None)
             if row is not None:
                 guess.pivot(row, int(column))
-        return guess if (guess.T[:-1, -1] >= 0).all() else None
+        return guess if guess.d > 0 and (guess.T[:-1, -1] >= 0).all() else None
 
     def optimum(self) -> list[int]:
         """x, up to a common factor, by Bland's rule, which cannot cycle."""

@@ -82,7 +82,9 @@ def solve_nlhf(
             f'pass selection="max_entropy", or no reference.'
         )
     log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=True)
-    return _kl_nash(P, tau, log_ref) if tau > 0 else _lottery(P, log_ref, selection)
+    if tau > 0:
+        return _kl_nash(P, tau, log_ref)
+    return _exact_lottery(P) if selection == "exact" else _lottery(P, log_ref, selection)
 
 
 def _solution(log_policy: Array, certificate: Certificate, rational: NDArray[np.object_] | None = None) -> NashSolution:
@@ -90,30 +92,31 @@ def _solution(log_policy: Array, certificate: Certificate, rational: NDArray[np.
     return NashSolution(np.exp(log_policy), log_policy, half, log_policy > -np.inf, certificate, rational)
 
 
+def _exact_lottery(P: PreferenceMatrix) -> NashSolution:
+    """Temperature 0 in rational arithmetic, game by game."""
+    found = [lotteries.exact(p) for p in P.p.reshape(-1, P.n, P.n)]
+    rational = np.array(found, dtype=object).reshape(P.p.shape[:-1])
+    with np.errstate(divide="ignore"):
+        log_policy = np.log(rational.astype(np.float64))
+    zero = np.zeros(P.batch_shape)
+    return _solution(log_policy, Certificate(zero, zero, 0, "rational simplex", exact=True), rational)
+
+
 def _lottery(P: PreferenceMatrix, log_ref: Array, selection: Selection) -> NashSolution:
-    """Temperature 0, game by game."""
+    """Temperature 0 in floating point, game by game."""
     games, references = P.margins.reshape(-1, P.n, P.n), log_ref.reshape(-1, P.n)
-    rational = None
-    if selection == "exact":
-        fractions = [lotteries.exact(p) for p in P.p.reshape(-1, P.n, P.n)]
-        rational = np.array(fractions, dtype=object).reshape(log_ref.shape)
-        zero = np.zeros(P.batch_shape)
-        with np.errstate(divide="ignore"):
-            log_policy = np.log(rational.astype(np.float64))
-        return _solution(log_policy, Certificate(zero, zero, 0, "rational simplex", exact=True), rational)
     if selection == "max_entropy":
         method = "projected newton"
         found = [lotteries.max_entropy(a, ref) for a, ref in zip(games, references, strict=True)]
     else:
         method = "linear program"
         found = [lotteries.any_lottery(a) for a in games]
-    log_policy = np.array([log_policy for log_policy, _, _ in found]).reshape(log_ref.shape)
-    residual = np.array([residual for _, residual, _ in found]).reshape(P.batch_shape)
-    iterations = np.array([iterations for _, _, iterations in found]).reshape(P.batch_shape)
+    log_policies, residuals, iterations = zip(*found, strict=True)
+    log_policy, residual = np.reshape(log_policies, log_ref.shape), np.reshape(residuals, P.batch_shape)
     gap = np.einsum("...ij,...j->...i", P.margins, np.exp(log_policy)).max(-1)
-    solution = _solution(log_policy, Certificate(gap, residual, iterations, method))
-    scale = np.abs(P.margins).max((-2, -1))
-    if not np.all((gap <= lotteries.TOLERANCE * scale) & (residual <= lotteries.TOLERANCE * scale)):
+    solution = _solution(log_policy, Certificate(gap, residual, np.reshape(iterations, P.batch_shape), method))
+    tolerance = lotteries.TOLERANCE * np.abs(P.margins).max((-2, -1))
+    if not np.all((gap <= tolerance) & (residual <= tolerance)):
         raise NotConverged(
             f"The {method} left an exploitability of {np.max(gap):.1e} and a residual of {np.max(residual):.1e}; the "
             f'game is almost degenerate; try selection="exact", or a small positive tau.',

@@ -62,6 +62,17 @@ def test_exact_survives_a_bad_floating_point_start(monkeypatch):
 
 
 @examples()
+@given(P=single_games(kinds=("uniform", "cyclic"), sizes=(2, 9)))
+def test_exact_starts_at_the_optimal_basis(P):
+    """Otherwise it would still be right, but slow."""
+    counts = np.array([[int(a * 2**60) for a in row] for row in P.margins], dtype=object)
+    start = lotteries._Tableau(counts + 2**60).suggested(P.margins)
+    assert start is not None
+    assert start.d > 0
+    assert (start.T[-1, :-1] >= 0).all()
+
+
+@examples()
 @given(P=games(kinds=("uniform", "cyclic")))
 def test_float_and_exact_agree_where_the_lottery_is_unique(P):
     assert_allclose(solve_nlhf(P).policy, solve_nlhf(P, selection="exact").policy, atol=1e-7)

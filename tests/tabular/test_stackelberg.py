@@ -207,6 +207,21 @@ def test_a_condorcet_winner_leads_with_value_half():
     assert s.value == 0.5
 
 
+def test_scores_that_differ_by_rounding_are_ties():
+    third = 0.1 + 0.2  # .30000000000000004
+    P = PreferenceMatrix([[0.5, 0.3, 0.9], [0.7, 0.5, third], [0.1, 1 - third, 0.5]])
+    s = solve_slhf(P, 0, 0)
+    assert s.support.tolist() == [True, True, False]
+    assert_allclose(s.policy, [0.5, 0.5, 0])
+    assert s.certificate.worst() < 1e-15
+
+
+def test_references_are_normalised_to_the_last_digit():
+    reference = np.array([0.2, 0.3, 0.5]) * (1 + 5e-10)
+    game = StackelbergGame.create(CONDORCET, 0.1, 0.1, leader_reference=reference)
+    assert np.exp(game.log_leader_reference).sum() == pytest.approx(1, abs=1e-15)
+
+
 def test_one_side_at_temperature_zero():
     s = solve_slhf(CONDORCET, 0, 0.1)
     assert_allclose(s.policy, [1, 0, 0])
