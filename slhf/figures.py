@@ -23,24 +23,25 @@ STYLE: Any = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "savefig.dpi": 200,
-    "figure.constrained_layout.use": True,
+    "legend.fontsize": 7,
 }
 
 
+@mpl.rc_context(STYLE)
 def new_figure(columns: int = 1, rows: int = 1, width: float = 3.4, height: float = 2.5) -> tuple[Figure, np.ndarray]:
     """A figure of ``rows`` x ``columns`` panels, each ``width`` x ``height`` inches, in the project's style."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+@mpl.rc_context(STYLE)
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure.savefig(path)
+    figure.savefig(path)
 
 
+@mpl.rc_context(STYLE)
 def curves(axes: Axes, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "") -> None:
     """One line per series, name -> (x, y), each a sequence of numbers; legend and axis labels included."""
     for i, (name, (x, y)) in enumerate(series.items()):
@@ -51,6 +52,7 @@ def curves(axes: Axes, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabe
         axes.legend()
 
 
+@mpl.rc_context(STYLE)
 def intervals(
     axes: Axes,
     series: Mapping[str, tuple[Any, Any, Any, Any]],
@@ -77,6 +79,7 @@ def intervals(
     axes.legend()
 
 
+@mpl.rc_context(STYLE)
 def heat_map(
     axes: Axes, values: Any, rows: Sequence[str], columns: Sequence[str], title: str = "", notes: Any = None
 ) -> None:
@@ -97,7 +100,7 @@ def heat_map(
         axes.text(j, i - (0.12 if notes else 0), f"{values[i, j]:.2f}", ha="center", va="center", color=colour)
         if notes:
             axes.text(j, i + 0.22, notes[i][j], ha="center", va="center", fontsize=5.5, color=colour)
-    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns)) > 3 else 0)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_title(title)
     axes.grid(False)
