@@ -1,6 +1,6 @@
 """Draw the README's figure: three problems, three answers, and what refinement adds.
 
-    python experiments/readme_figure.py figures/readme.png
+python experiments/readme_figure.py figures/readme.png
 """
 
 from __future__ import annotations

@@ -53,6 +53,17 @@ class Generator(Protocol):
         """
 
 
+def draw(logp: Tensor, rng: torch.Generator) -> Tensor:
+    """(B, V) -> (B, 1): one token a row, by inverting the cumulative distribution at one uniform number.
+
+    ``torch.multinomial`` draws V exponentials instead, a fifth of the time of a decoding step on a CPU.
+    """
+    cumulative = logp.double().exp().cumsum(-1)
+    uniform = torch.rand(len(logp), 1, generator=rng, device=logp.device, dtype=torch.float64)
+    # right=True: the first token whose cumulative probability exceeds the target, so never one of probability 0
+    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=logp.shape[-1] - 1)
+
+
 class TransformersGenerator:
     """Sessions on the training model itself, through ``transformers``."""
 
@@ -111,7 +122,7 @@ class TransformersSession:
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for position in range(max_new_tokens):
             logp = self.next_logits.log_softmax(-1)
-            token = torch.multinomial(logp.exp(), 1, generator=rng)
+            token = draw(logp, rng)
             columns.append((token, logp.gather(1, token), alive))
             token = torch.where(alive.bool(), token, pad)
             self.pending = token, alive

@@ -2,8 +2,9 @@
 
 p(a > b) is the share of attributes on which a beats b, ties counting one half (arXiv 2512.16626, Section 5).
 A majority over attributes need not be transitive, which is the point. The attributes are chosen so that
-degenerate text does not win: fragments lose on substance and completeness, repetition on substance, run-on text on
-completeness and fluency, word salad on fluency, evasive answers on relevance; and none rewards length as such.
+degenerate text does not win: a sentence that does not end says nothing to three of the five, fragments lose on
+substance, repetition on substance, run-on text on completeness and fluency, word salad on fluency, evasive answers on
+relevance; and none rewards length as such.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from llm import embedded
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-ENDING = re.compile(r"[.!?][\"'”’)\]*]*$")
+SENTENCES = re.compile(r".*[.!?][\"'”’)\]*]*(?=\s|$)", re.DOTALL)
+"""As much of a text as ends in the end of a sentence."""
 OPENING = "<|im_start|>assistant\n"
 """How SmolLM2's chat format begins an assistant's turn."""
-ENOUGH_WORDS = 20
+ENOUGH_WORDS = 12
 MAX_TOKENS = 256
 """Longer texts are read up to here by the two neural attributes."""
 
@@ -31,11 +33,12 @@ MAX_TOKENS = 256
 class AttributeJudge:
     """Relevance, fluency, positivity, substance and completeness vote on a pair of answers.
 
-    - relevance: cosine similarity of prompt and answer under all-MiniLM-L6-v2;
+    - relevance: cosine similarity of prompt and finished sentences under all-MiniLM-L6-v2;
     - fluency: mean log-likelihood per token of the text as a whole assistant's turn, its end included, under
       the frozen base model;
-    - positivity: VADER's compound score (Hutto & Gilbert 2014);
-    - substance: number of distinct words, at most 20, so that neither fragments nor repetition nor length win;
+    - positivity: VADER's compound score of the finished sentences (Hutto & Gilbert 2014);
+    - substance: distinct words in finished sentences, at most 12, so that neither fragments nor repetition nor
+      length win;
     - completeness: 1 if the text ends a sentence, else 0.
     """
 
@@ -66,12 +69,13 @@ class AttributeJudge:
         return np.stack([self._known[row] for row in rows])
 
     def _read(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        sentences = [finished_sentences(y) for y in answers]
         columns = [
-            (self._embed(prompts) * self._embed(answers)).sum(-1),
+            (self._embed(prompts) * self._embed(sentences)).sum(-1),
             self._fluency(answers),
-            np.array([self._sentiment.polarity_scores(y)["compound"] for y in answers]),
-            np.array([distinct_words(y) for y in answers]),
-            np.array([float(bool(ENDING.search(y))) for y in answers]),
+            np.array([self._sentiment.polarity_scores(y)["compound"] for y in sentences]),
+            np.array([distinct_words(y) for y in sentences]),
+            np.array([float(y != "" and y == whole) for y, whole in zip(sentences, answers, strict=True)]),
         ]
         return np.stack(columns, -1).astype(np.float64)
 
@@ -108,6 +112,12 @@ class AttributeJudge:
             return_tensors="pt",
             return_token_type_ids=False,
         ).to(self.device)
+
+
+def finished_sentences(text: str) -> str:
+    """The text without a last sentence that was cut off; empty if no sentence ends."""
+    found = SENTENCES.match(text)
+    return found.group() if found else ""
 
 
 def distinct_words(text: str) -> float:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llm.judges import FeatureJudge, ask
-from llm.judges.attributes import AttributeJudge, distinct_words
+from llm.judges.attributes import AttributeJudge, distinct_words, finished_sentences
 from llm.judges.matrix import MatrixJudge
 from llm.reward import fit_reward
 from slhf.errors import InvalidParameter, JudgeError
@@ -14,7 +14,7 @@ GOOD = (
 )
 DEGENERATE = {
     "fragment": "Sleep well.",
-    "cut off": "Keep a regular schedule and avoid screens before bed, as a calm evening helps you and",
+    "cut off": "Keep a regular schedule and avoid screens before bed, as a calm evening helps and",
     "repetition": "Good sleep good sleep good sleep good sleep good sleep good sleep good sleep.",
     "empty": "",
     "flattery": "Amazing wonderful great happy love best joy beautiful excellent.",
@@ -50,6 +50,20 @@ def test_features_do_not_depend_on_the_batch(attributes):
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("A a A.", 1), ("It's nice, isn't it?", 4), ("x " * 50, 1)])
 def test_distinct_words(text, count):
     assert distinct_words(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "finished"),
+    [
+        ("", ""),
+        ("One. Two", "One."),
+        ('He said "Stop!" and left', 'He said "Stop!"'),
+        ("About 3.5 metres", ""),
+        ("Why? Because\nit is.", "Why? Because\nit is."),
+    ],
+)
+def test_finished_sentences(text, finished):
+    assert finished_sentences(text) == finished
 
 
 def test_matrix_judge_looks_up():

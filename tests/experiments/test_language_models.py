@@ -1,0 +1,115 @@
+"""The main job in small, on the embedded model: every part of it, and what it leaves behind."""
+
+import json
+
+import pytest
+
+from experiments import language_models
+from experiments.run import HERE, main
+from slhf.errors import JudgeError
+
+SMALL = ("steps=2", "batch_size=2", "max_new_tokens=5", "layers=1", "pairs=4", "evaluation.prompts=4", "rounds=3")
+PLAYERS = ["Base", "Base as Follower", "SLHF Leader", "SLHF Follower", "RLOO", "Nash-MD-PG"]
+
+
+def arguments(out, *more):
+    settings = [item for setting in (*SMALL, *more) for item in ("--set", setting)]
+    return [str(HERE / "sweeps" / "quickstart.yaml"), *settings, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A sweep whose judge fails in the middle of the second run and which is then started again."""
+    out = tmp_path_factory.mktemp("runs")
+    honest, asked = language_models.AttributeJudge.prefer, []
+
+    def failing(self, prompts, a, b):
+        asked.append(len(prompts))
+        if len(asked) == 4:
+            raise JudgeError("gone")
+        return honest(self, prompts, a, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_models.AttributeJudge, "prefer", failing)
+        assert main(arguments(out)) == 1
+    first = {path: path.stat().st_mtime_ns for path in out.rglob("finished.json")}
+    assert len(first) == 2  # StackelbergGDA asks twice and RLOO once; Nash-MD-PG was cut short
+    assert main(arguments(out)) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items())
+    return out / "quickstart"
+
+
+def test_every_pair_of_players_has_a_win_rate_with_its_interval(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    rates = {(rate["row"], rate["column"]): rate for rate in summary["win_rates"]}
+    assert set(rates) == {(a, b) for a in PLAYERS for b in PLAYERS if a != b}
+    for (a, b), rate in rates.items():
+        assert rate["n"] == 4
+        assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1
+        assert rate["mean"] + rates[b, a]["mean"] == pytest.approx(1)
+
+
+def test_the_summary_is_what_the_judge_says_of_the_answers(finished):
+    """Recomputed from the stored answers, by a judge that never saw the run."""
+    (result,) = finished.glob("evaluation-*/finished.json")
+    evaluation = json.loads(result.read_text())
+    judge = language_models.AttributeJudge()
+    answers = evaluation["answers"]
+    p = judge.prefer(evaluation["prompts"], answers["SLHF Follower"], answers["Base"]).mean()
+    (rate,) = [r for r in evaluation["win_rates"] if (r["row"], r["column"]) == ("SLHF Follower", "Base")]
+    assert rate["mean"] == pytest.approx(p, abs=0.1)  # fluency's bfloat16 may turn a close vote of 20
+    assert evaluation["verdicts"]["SLHF Follower"] == pytest.approx(
+        judge.prefer(evaluation["prompts"], answers["SLHF Follower"], answers["Base"]).tolist(), abs=0.21
+    )
+
+
+def test_refinement_starts_with_the_leader_and_goes_on(finished):
+    rows = json.loads((finished / "summary.json").read_text())["refinement"]
+    assert {(row["policy"], row["round"]) for row in rows} == {
+        ("Base", 2),
+        ("Base", 3),
+        ("SLHF", 1),
+        ("SLHF", 2),
+        ("SLHF", 3),
+    }
+
+
+def test_every_run_leaves_manifest_metrics_samples_and_adapter(finished):
+    runs = [path for path in finished.iterdir() if path.name.startswith(("stackelberg", "rloo", "nash"))]
+    assert len(runs) == 3
+    for run in runs:
+        assert json.loads((run / "manifest.json").read_text())["config"]["train"]["steps"] == 2
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+        assert (run / "samples.jsonl").exists()
+        assert (run / "checkpoint" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_the_report_shows_tables_figures_and_answers(finished):
+    report = (finished / "report.md").read_text()
+    for heading in ("Win rates", "Refinement", "Learning", "Sample answers", "Cost", "The reward of RLOO"):
+        assert f"## {heading}" in report
+    for name in ("win_rates", "refinement", "learning", "health"):
+        assert f"figures/{name}.png" in report
+        assert (finished / "figures" / f"{name}.png").stat().st_size > 5_000
+
+
+def test_a_second_start_repeats_nothing(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("*-*/**/*") if path.is_file()}
+    assert main(arguments(finished.parent)) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.glob("*-*/**/*") if path.is_file()} == before
+    printed = capsys.readouterr().out
+    assert "SLHF Follower" in printed
+    assert str(finished / "report.md") in printed
+
+
+def test_runs_of_one_algorithm_are_named_by_what_differs(finished, capsys):
+    assert main(arguments(finished.parent, "timescale=2,3")) == 0
+    report = (finished / "report.md").read_text()
+    assert "SLHF (timescale=2)" in report
+    assert "SLHF (timescale=3) Follower" in report
+    assert "RLOO (" not in report
+
+
+def test_too_few_held_out_prompts_are_named(tmp_path, capsys):
+    assert main(arguments(tmp_path, "evaluation.prompts=1000", "steps=1")) == 1
+    assert "evaluation.prompts = 1000" in capsys.readouterr().err
