@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm.train import ModelConfig, TrainConfig
 from slhf.algorithms import ALGORITHMS, Algorithm
-from slhf.errors import ConfigError
+from slhf.errors import ConfigError, require_at_least
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,13 @@ class AttributeJudgeConfig:
 class RewardConfig:
     """The Bradley-Terry reward that RLOO is given, fitted to judged pairs of base-model answers."""
 
-    pairs: int = 96
+    pairs: int = 64
     """Number of pairs, one per training prompt as long as they last."""
     l2: float = 0.01
     """Penalty on the standardised weights."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, pairs=1)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,13 @@ class EvaluationConfig:
 
     prompts: int = 80
     """How many held-out prompts."""
-    rounds: int = 4
-    """Rounds of refinement; round 1 is the Leader's answer."""
+    rounds: int = 3
+    """Rounds of refinement, at least 2; round 1 is the Leader's answer."""
     resamples: int = 10_000
     """Bootstrap resamples of the prompts."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, prompts=1, rounds=2, resamples=1)
 
 
 @dataclass(frozen=True)
@@ -235,6 +241,8 @@ def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:
         return TypeAdapter(schema).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
+        if "error" in first.get("ctx", {}):  # one of our own range checks, which names field and value itself
+            raise ConfigError(f"{where}: {first['ctx']['error']}") from error
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}.") from error
 

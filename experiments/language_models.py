@@ -58,6 +58,7 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
     evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
     if len(evaluations) > 1:
         raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
+    held_out_prompts(sweeps[0])  # before hours of training, not after
     runs = {}
     for sweep in sweeps:
         for entry in sweep.algorithms:
@@ -130,23 +131,24 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     evaluation = Run.open(workplace.root, "evaluation", config)
     if evaluation.finished:
         return evaluation.result()
-    prompts = load_prompts(sweep.prompts.source, "heldout")
-    if len(prompts) < settings.prompts:
-        raise ConfigError(f"evaluation.prompts = {settings.prompts}, but only {len(prompts)} prompts are held out.")
-    prompts = prompts[: settings.prompts]
-
-    base = base_answers(sweep, evaluation, prompts)
-    rounds = {"Base": base}
-    players = {"Base": base[0], "Base as Follower": base[1]}
+    prompts = held_out_prompts(sweep)
+    jobs: list[tuple[str, Path | None, int]] = [("Base", None, settings.rounds)]
     for trained in runs:
         count = settings.rounds if isinstance(trained.spec, StackelbergGDA) else 1
-        adapter = trained.run.path / checkpoint.NAME / "adapter"
-        answers = held_out_answers(trained.title, adapter, count, sweep, evaluation, prompts)
-        if count == 1:
-            players[trained.title] = answers[0]
+        jobs.append((trained.title, trained.run.path / checkpoint.NAME / "adapter", count))
+    answers = {
+        title: held_out_answers(title, adapter, count, sweep, evaluation, prompts)
+        for title, adapter, count in tqdm(jobs, desc="evaluation", unit="policy")
+    }
+    base = answers["Base"][0]
+    players = {}
+    for title, rounds in answers.items():
+        if title == "Base":
+            players |= {"Base": base, "Base as Follower": rounds[1]}
+        elif len(rounds) > 1:
+            players |= {f"{title} Leader": rounds[0], f"{title} Follower": rounds[1]}
         else:
-            rounds[trained.title] = answers
-            players |= {f"{trained.title} Leader": answers[0], f"{trained.title} Follower": answers[1]}
+            players[title] = rounds[0]
 
     rates = round_robin(workplace.judge, prompts, players, settings.resamples, sweep.seed)
     result = {
@@ -154,11 +156,11 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
         "answers": players,
         "win_rates": [rate.to_json() for rate in rates],
         "verdicts": {
-            name: ask(workplace.judge, prompts, texts, base[0]).tolist()
+            name: ask(workplace.judge, prompts, texts, base).tolist()
             for name, texts in players.items()
             if name != "Base"
         },
-        "refinement": refinement_curves(rounds, base[0], prompts, sweep, workplace),
+        "refinement": refinement_curves(answers, prompts, sweep, workplace),
         "attributes": {
             name: dict(zip(workplace.judge.feature_names, column, strict=True))
             for name, column in (
@@ -170,9 +172,12 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     return result
 
 
-def base_answers(sweep: LanguageModelSweep, evaluation: Run, prompts: list[str]) -> list[list[str]]:
-    """The base model's own answers, and itself prompted as a Follower in the later rounds."""
-    return held_out_answers("Base", None, max(2, sweep.evaluation.rounds), sweep, evaluation, prompts)
+def held_out_prompts(sweep: LanguageModelSweep) -> list[str]:
+    """The first so many held-out prompts, as the sweep says."""
+    prompts, count = load_prompts(sweep.prompts.source, "heldout"), sweep.evaluation.prompts
+    if len(prompts) < count:
+        raise ConfigError(f"evaluation.prompts = {count}, but only {len(prompts)} prompts are held out.")
+    return prompts[:count]
 
 
 def held_out_answers(
@@ -182,7 +187,6 @@ def held_out_answers(
     path = evaluation.path / "answers" / f"{title.replace('/', '_')}.json"
     if not path.exists():
         policy = load_policy(sweep.model, adapter, 0, "cpu")
-        tqdm.write(f"{title}: {rounds} round(s) of {len(prompts)} held-out answers")
         # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
         seed = derive_seed(sweep.seed, "evaluation", title)
         answers = refine(policy, TransformersGenerator(policy), prompts, rounds, sweep.model.max_new_tokens, seed)
@@ -191,21 +195,17 @@ def held_out_answers(
 
 
 def refinement_curves(
-    rounds: dict[str, list[list[str]]],
-    opponent: list[str],
-    prompts: list[str],
-    sweep: LanguageModelSweep,
-    workplace: Workplace,
+    answers: dict[str, list[list[str]]], prompts: list[str], sweep: LanguageModelSweep, workplace: Workplace
 ) -> list[dict[str, Any]]:
-    """How each round fares against the base model's first answers."""
+    """How each round of those that refine fares against the base model's first answers."""
+    opponent = answers["Base"][0]
     rows = []
-    for name, answers in rounds.items():
-        for number, texts in enumerate(answers, 1):
-            if texts is opponent:
-                continue  # the base model's first answers against themselves
+    for title, rounds in answers.items():
+        for number, texts in enumerate(rounds, 1):
+            if len(rounds) == 1 or texts is opponent:
+                continue
             p = ask(workplace.judge, prompts, texts, opponent)
             low, high = bootstrap(p, sweep.evaluation.resamples, sweep.seed)
-            rows.append(
-                {"policy": name, "round": number, "mean": float(p.mean()), "low": low, "high": high, "n": len(p)}
-            )
+            row = {"policy": title, "round": number, "mean": float(p.mean()), "low": low, "high": high, "n": len(p)}
+            rows.append(row)
     return rows

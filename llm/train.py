@@ -6,7 +6,7 @@ import math
 import resource
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from llm.generation import TransformersGenerator
 from llm.judges import Judge
 from llm.policy import LoRA, Policy
 from slhf.algorithms import Algorithm
-from slhf.errors import ConfigError, TrainingError
+from slhf.errors import ConfigError, TrainingError, require_at_least
 from slhf.runs import Run, derive_seed
 
 
@@ -30,7 +30,7 @@ class ModelConfig:
 
     name: str = "embedded"
     """"embedded" (SmolLM2-135M-Instruct), a directory, or a hub id."""
-    dtype: str = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Of the base weights; adapters are float32."""
     temperature: float = 0.7
     """Sampling temperature, in training and evaluation."""
@@ -38,6 +38,9 @@ class ModelConfig:
     """Longest answer, in tokens."""
     lora: LoRA = LoRA()
     """Shape of the adapter."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, max_new_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class TrainConfig:
     """Adam's two decay rates."""
     checkpoint_every: int = 5
     """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, steps=1, batch_size=1, checkpoint_every=1)
 
 
 SHOWN = ("follower_preferred", "leader_preferred", "reward", "leader_kl", "follower_kl")

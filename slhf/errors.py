@@ -74,3 +74,15 @@ class TrainingError(SLHFError, RuntimeError):
 
 class RunError(SLHFError, RuntimeError):
     """A run directory is inconsistent with what was asked of it."""
+
+
+def require_at_least(config: object, **least: float) -> None:
+    """Check fields of a configuration object: ``require_at_least(self, steps=1)``.
+
+    Raises:
+        InvalidParameter: naming the field, its value and its least value.
+    """
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value < bound:
+            raise InvalidParameter(f"{type(config).__name__}.{name} = {value}: must be at least {bound}.")

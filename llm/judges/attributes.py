@@ -1,10 +1,10 @@
-"""The embedded judge: five measurable attributes of a text vote, in the spirit of HelpSteer2's five attributes.
+"""The embedded judge: six measurable attributes of a text vote, in the spirit of HelpSteer2's five attributes.
 
 p(a > b) is the share of attributes on which a beats b, ties counting one half (arXiv 2512.16626, Section 5).
 A majority over attributes need not be transitive, which is the point. The attributes are chosen so that
-degenerate text does not win: a sentence that does not end says nothing to three of the five, fragments lose on
-substance, repetition on substance, run-on text on completeness and fluency, word salad on fluency, evasive answers on
-relevance; and none rewards length as such.
+degenerate text does not win: a sentence that does not end says nothing to three of the six, fragments and repetition
+lose on substance, run-on text on completeness, concision and fluency, word salad on fluency, evasive answers on
+relevance. Substance and concision leave a range of lengths between which neither has a say.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ SENTENCES = re.compile(r".*[.!?][\"'”’)\]*]*(?=\s|$)", re.DOTALL)
 """As much of a text as ends in the end of a sentence."""
 OPENING = "<|im_start|>assistant\n"
 """How SmolLM2's chat format begins an assistant's turn."""
-ENOUGH_WORDS = 12
+ENOUGH_WORDS, WORDS_ALLOWED = 12, 18
 MAX_TOKENS = 256
 """Longer texts are read up to here by the two neural attributes."""
 
 
 class AttributeJudge:
-    """Relevance, fluency, positivity, substance and completeness vote on a pair of answers.
+    """Relevance, fluency, positivity, substance, completeness and concision vote on a pair of answers.
 
     - relevance: cosine similarity of prompt and finished sentences under all-MiniLM-L6-v2;
     - fluency: mean log-likelihood per token of the text as a whole assistant's turn, its end included, under
       the frozen base model;
     - positivity: VADER's compound score of the finished sentences (Hutto & Gilbert 2014);
-    - substance: distinct words in finished sentences, at most 12, so that neither fragments nor repetition nor
-      length win;
-    - completeness: 1 if the text ends a sentence, else 0.
+    - substance: distinct words in finished sentences, at most 12;
+    - completeness: 1 if the text ends a sentence, else 0;
+    - concision: minus the number of words beyond 18.
     """
 
-    feature_names = ("relevance", "fluency", "positivity", "substance", "completeness")
+    feature_names = ("relevance", "fluency", "positivity", "substance", "completeness", "concision")
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -61,7 +61,7 @@ class AttributeJudge:
         return ((ours > theirs) + 0.5 * (ours == theirs)).mean(-1)
 
     def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """The attributes, float64, shape (batch, 5). Each distinct (prompt, answer) is read once in a lifetime."""
+        """The attributes, float64, shape (batch, 6). Each distinct (prompt, answer) is read once in a lifetime."""
         rows = list(zip(prompts, answers, strict=True))
         new = [row for row in dict.fromkeys(rows) if row not in self._known]
         if new:
@@ -76,6 +76,7 @@ class AttributeJudge:
             np.array([self._sentiment.polarity_scores(y)["compound"] for y in sentences]),
             np.array([distinct_words(y) for y in sentences]),
             np.array([float(y != "" and y == whole) for y, whole in zip(sentences, answers, strict=True)]),
+            np.array([-max(0.0, len(WORD.findall(y)) - WORDS_ALLOWED) for y in answers]),
         ]
         return np.stack(columns, -1).astype(np.float64)
 

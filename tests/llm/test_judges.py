@@ -18,7 +18,7 @@ DEGENERATE = {
     "repetition": "Good sleep good sleep good sleep good sleep good sleep good sleep good sleep.",
     "empty": "",
     "flattery": "Amazing wonderful great happy love best joy beautiful excellent.",
-    "word salad": "Schedule the bed of calmly avoid routine purple helps night dream screens because your, regular well.",
+    "word salad": "Schedule the bed of calmly avoid routine purple helps night dream screens because, regular well.",
 }
 
 
