@@ -19,6 +19,7 @@ from llm.evaluate import bootstrap, round_robin
 from llm.generation import TransformersGenerator
 from llm.judges import ask
 from llm.judges.attributes import AttributeJudge
+from llm.policy import default_device
 from llm.refine import refine
 from llm.reward import fit_reward
 from llm.train import load_policy, train
@@ -39,7 +40,7 @@ class Workplace:
     @cached_property
     def judge(self) -> AttributeJudge:
         """The embedded attribute judge."""
-        return AttributeJudge()
+        return AttributeJudge(default_device())
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) 
 
 def fit_base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> Any:
     """The Bradley-Terry reward of the judge on pairs of base-model answers; its weights go to ``reward.json``."""
-    policy = load_policy(sweep.model, None, 0, "cpu")
+    policy = load_policy(sweep.model, None, 0, default_device())
     asked = [prompts[i % len(prompts)] for i in range(sweep.reward.pairs)]
     session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in asked])
     session.repeat(2)
@@ -141,7 +142,7 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
         for title, adapter, count in tqdm(jobs, desc="evaluation", unit="policy")
     }
     base = answers["Base"][0]
-    players = {}
+    players: dict[str, list[str]] = {}
     for title, rounds in answers.items():
         if title == "Base":
             players |= {"Base": base, "Base as Follower": rounds[1]}
@@ -186,7 +187,7 @@ def held_out_answers(
     """Answers per round, read back if an interrupted evaluation had them already."""
     path = evaluation.path / "answers" / f"{title.replace('/', '_')}.json"
     if not path.exists():
-        policy = load_policy(sweep.model, adapter, 0, "cpu")
+        policy = load_policy(sweep.model, adapter, 0, default_device())
         # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
         seed = derive_seed(sweep.seed, "evaluation", title)
         answers = refine(policy, TransformersGenerator(policy), prompts, rounds, sweep.model.max_new_tokens, seed)

@@ -21,6 +21,11 @@ Segment = tuple[list[int], Role | None]
 """Token ids and who chose them; ``None`` for text nobody is credited with (prompts, turns)."""
 
 
+def default_device() -> str:
+    """ "cuda" where there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @dataclass(frozen=True)
 class LoRA:
     """Which low-rank adapters to train."""
