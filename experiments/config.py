@@ -49,6 +49,8 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, pairs=1)
+        if not self.l2 > 0:
+            raise ConfigError(f"reward.l2 = {self.l2}: must be positive.")
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
     """
     raw = _read(path)
     kind = _choose("kind", raw.get("kind", "language_model"), KINDS)
-    matrix = isinstance(raw.get("judge"), dict) and raw["judge"].get("matrix")
-    grid = raw.pop("grid", {}) or {}
-    if matrix:
-        raw["judge"]["matrix"] = str(path.parent / matrix)
+    grid = raw.pop("grid", {})
+    if "matrix" in raw.get("judge", {}):
+        raw["judge"]["matrix"] = str(path.parent / str(raw["judge"]["matrix"]))
     if "judge.matrix" in grid:
-        grid["judge.matrix"] = [str(path.parent / name) for name in grid["judge.matrix"]]
+        grid["judge.matrix"] = [str(path.parent / str(name)) for name in grid["judge.matrix"]]
     grid |= dict(_parse_override(text) for text in overrides)
     experiments = []
     for values in itertools.product(*grid.values()):
@@ -160,10 +161,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no sweep file {path}. The project's own are: {known}.")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of keys to values.")
+    for key in ("model", "judge", "prompts", "train", "reward", "evaluation", "grid"):
+        if key in raw and not isinstance(raw[key], dict):
+            raise ConfigError(f"{path}: {key} must be a mapping of keys to values, not {raw[key]!r}.")
+    algorithms = raw.get("algorithms")
+    if not isinstance(algorithms, list) or not all(isinstance(entry, dict) for entry in algorithms):
+        raise ConfigError(f"{path}: algorithms must be a list of mappings such as {{name: rloo, tau: 0.1}}.")
+    for key, values in raw.get("grid", {}).items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{path}: grid.{key} must be a list of values, not {values!r}.")
     return raw
 
 
@@ -171,9 +181,11 @@ def _parse_override(text: str) -> tuple[str, list[Any]]:
     key, equals, values = text.partition("=")
     if not (key and equals and values):
         raise ConfigError(f"--set {text}: write key=value, or key=value1,value2 for several runs.")
-    if values.startswith(("[", "{")):
-        return key, [yaml.safe_load(values)]
-    return key, [yaml.safe_load(value) for value in values.split(",")]
+    whole = values.startswith(("[", "{"))
+    try:
+        return key, [yaml.safe_load(value) for value in ([values] if whole else values.split(","))]
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
@@ -248,7 +260,7 @@ def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:
 
 
 def _choose(what: str, value: Any, options: Mapping[str, Any]) -> str:
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ConfigError(f"Unknown {what} {value!r}. {_nearest(str(value), list(options))}")
     return value
 

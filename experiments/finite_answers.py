@@ -26,15 +26,21 @@ L2 = 1e-6
 
 def run_sweep(sweeps: list[FiniteAnswersSweep], out: Path) -> dict[str, Any]:
     """Train every algorithm on every game; one result per pair, finished ones read back."""
-    torch.set_num_threads(1)  # threads only wait for each other on matrices this small
-    results = []
+    jobs = []
     for sweep in sweeps:
         game = PreferenceMatrix.load(sweep.judge.matrix)
         if game.batch_shape:
             raise ConfigError(f"{sweep.judge.matrix} holds a batch of matrices; give one game per file.")
-        for entry in sweep.algorithms:
-            results.append(run_game(build_algorithm(entry), game, sweep, out / sweep.name))
-    return {"results": results}
+        for spec in map(build_algorithm, sweep.algorithms):
+            uniform = np.full(game.n, 1 / game.n)
+            exact_solution(spec, game, uniform, uniform)  # what has no solution is refused before any training
+            jobs.append((spec, game, sweep))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads only wait for each other on matrices this small
+    try:
+        return {"results": [run_game(spec, game, sweep, out / sweep.name) for spec, game, sweep in jobs]}
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> dict[str, Any]:
@@ -79,6 +85,7 @@ def compare(spec: Algorithm, game: PreferenceMatrix, policy: Policy, tokens: lis
     exact, exact_follower = exact_solution(spec, game, reference, follower_reference)
     result: dict[str, Any] = {
         "reference": reference.tolist(),
+        "follower_reference": follower_reference.tolist(),
         "learned": learned.tolist(),
         "exact": exact.tolist(),
         "leader_tv": float(np.abs(learned - exact).sum() / 2),
@@ -105,6 +112,8 @@ def exact_solution(
         case RLOO(tau=tau):
             return solve_rlhf(game, tau, reference).policy, None
         case NashMD(tau=tau, mixture=mixture):
+            if tau == 0 or mixture == 1:
+                raise ConfigError(f"nash_md with tau = {tau} and mixture = {mixture} has no unique stationary point.")
             mixed = solve_nlhf(game, tau / (1 - mixture), reference).policy
             weights = reference * np.exp((game.prefer(mixed) - 0.5) / tau)
             return weights / weights.sum(), None

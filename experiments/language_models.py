@@ -21,7 +21,7 @@ from llm.judges import ask
 from llm.judges.attributes import AttributeJudge
 from llm.policy import default_device
 from llm.refine import refine
-from llm.reward import fit_reward
+from llm.reward import LinearReward, fit_reward
 from llm.train import load_policy, train
 from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
 from slhf.errors import ConfigError
@@ -33,14 +33,19 @@ TITLES = {"stackelberg_gda": "SLHF", "rloo": "RLOO", "nash_md": "Nash-MD-PG"}
 
 @dataclass
 class Workplace:
-    """What the runs of one invocation share; the judge is loaded when first needed."""
+    """What the runs of one invocation share; models are loaded when first needed."""
 
     root: Path
 
     @cached_property
     def judge(self) -> AttributeJudge:
-        """The embedded attribute judge."""
+        """The judge of training."""
         return AttributeJudge(default_device())
+
+    @cached_property
+    def examiner(self) -> AttributeJudge:
+        """The same judge for evaluation, where the same answers meet many others."""
+        return AttributeJudge(default_device(), remember=True)
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,20 @@ def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) 
     if not run.finished:
         start = time.perf_counter()
         prompts = load_prompts(sweep.prompts.source, "train")
-        reward = fit_base_reward(sweep, workplace, run, prompts) if isinstance(spec, RLOO) else None
+        reward = base_reward(sweep, workplace, run, prompts) if isinstance(spec, RLOO) else None
         train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
         run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
     return TrainedRun(spec, sweep, run, TITLES[spec.name])
 
 
-def fit_base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> Any:
-    """The Bradley-Terry reward of the judge on pairs of base-model answers; its weights go to ``reward.json``."""
+def base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> LinearReward:
+    """The Bradley-Terry reward of the judge on pairs of base-model answers, kept in ``reward.json``.
+
+    A resumed run reads it back: fitting again could move it by the judge's rounding.
+    """
+    path = run.path / "reward.json"
+    if path.exists():
+        return LinearReward.from_json(workplace.judge, json.loads(path.read_text(encoding="utf-8")))
     policy = load_policy(sweep.model, None, 0, default_device())
     asked = [prompts[i % len(prompts)] for i in range(sweep.reward.pairs)]
     session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in asked])
@@ -101,8 +112,7 @@ def fit_base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, p
     seed = derive_seed(sweep.seed, "reward pairs")
     texts = [policy.chat.text(y.ids) for y in session.sample(sweep.model.max_new_tokens, seed)]
     reward = fit_reward(workplace.judge, asked, texts[::2], texts[1::2], sweep.reward.l2)
-    weights = dict(zip(workplace.judge.feature_names, reward.weights.tolist(), strict=True))
-    write_json(run.path / "reward.json", {"weights": weights, "certificate": reward.certificate.to_json()})
+    write_json(path, reward.to_json())
     return reward
 
 
@@ -110,13 +120,20 @@ def with_titles(runs: list[TrainedRun]) -> list[TrainedRun]:
     """Give runs of the same algorithm distinct names, by the settings in which they differ."""
     named = []
     for this in runs:
-        rivals = [other for other in runs if other.title == this.title]
-        settings = [{**asdict(r.spec), "seed": r.sweep.seed, **asdict(r.sweep.train)} for r in rivals]
-        mine = {**asdict(this.spec), "seed": this.sweep.seed, **asdict(this.sweep.train)}
-        differing = [f"{key}={mine[key]}" for key in mine if any(s[key] != mine[key] for s in settings)]
+        rivals = [settings_of(other) for other in runs if other.title == this.title]
+        mine = settings_of(this)
+        differing = [f"{key}={mine[key]}" for key in mine if any(theirs[key] != mine[key] for theirs in rivals)]
         title = f"{this.title} ({', '.join(differing)})" if differing else this.title
         named.append(TrainedRun(this.spec, this.sweep, this.run, title))
     return named
+
+
+def settings_of(trained: TrainedRun) -> dict[str, Any]:
+    """All in which two runs of one algorithm can differ within a sweep."""
+    sweep = trained.sweep
+    reward = {f"reward.{key}": value for key, value in asdict(sweep.reward).items()}
+    fitted = reward if isinstance(trained.spec, RLOO) else {}
+    return {**asdict(trained.spec), "seed": sweep.seed, **asdict(sweep.train), **fitted}
 
 
 def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workplace) -> dict[str, Any]:
@@ -151,21 +168,21 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
         else:
             players[title] = rounds[0]
 
-    rates = round_robin(workplace.judge, prompts, players, settings.resamples, sweep.seed)
+    rates = round_robin(workplace.examiner, prompts, players, settings.resamples, sweep.seed)
     result = {
         "prompts": prompts,
         "answers": players,
         "win_rates": [rate.to_json() for rate in rates],
         "verdicts": {
-            name: ask(workplace.judge, prompts, texts, base).tolist()
+            name: ask(workplace.examiner, prompts, texts, base).tolist()
             for name, texts in players.items()
             if name != "Base"
         },
         "refinement": refinement_curves(answers, prompts, sweep, workplace),
         "attributes": {
-            name: dict(zip(workplace.judge.feature_names, column, strict=True))
+            name: dict(zip(workplace.examiner.feature_names, column, strict=True))
             for name, column in (
-                (name, workplace.judge.features(prompts, texts).mean(0).tolist()) for name, texts in players.items()
+                (name, workplace.examiner.features(prompts, texts).mean(0).tolist()) for name, texts in players.items()
             )
         },
     }
@@ -205,7 +222,7 @@ def refinement_curves(
         for number, texts in enumerate(rounds, 1):
             if len(rounds) == 1 or texts is opponent:
                 continue
-            p = ask(workplace.judge, prompts, texts, opponent)
+            p = ask(workplace.examiner, prompts, texts, opponent)
             low, high = bootstrap(p, sweep.evaluation.resamples, sweep.seed)
             row = {"policy": title, "round": number, "mean": float(p.mean()), "low": low, "high": high, "n": len(p)}
             rows.append(row)

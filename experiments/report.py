@@ -41,8 +41,9 @@ def write(root: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> Pat
         "Follower then improves on the previous round.",
         "![Refinement](figures/refinement.png)",
         "## Learning\n\n![Learning curves](figures/learning.png)\n\n"
-        "Base log-likelihood is the mean log-probability per token that the untrained model gives to the sampled "
-        "answers: a collapse of it, or of length, would show answers that only please the judge.",
+        "Base log-likelihood is the mean log-probability per token that the untrained model, at the sampling "
+        "temperature, gives to the sampled answers: a collapse of it, or of length, would show answers that only "
+        "please the judge.",
         "![Likelihood and length](figures/health.png)",
         "## What the judge sees\n\nMean attributes of the held-out answers.",
         pd.DataFrame(evaluation["attributes"]).T.to_markdown(floatfmt=".3f"),
@@ -86,7 +87,7 @@ def what_was_run(runs: list[TrainedRun], prompts: int) -> str:
         f"{sweep.model.lora.layers or 'all'} layers, temperature {sweep.model.temperature}, at most "
         f"{sweep.model.max_new_tokens} new tokens; judge `{sweep.judge.kind}`; {prompts} held-out prompts. "
         f"Python {env['python']}, torch {env['packages']['torch']}, transformers {env['packages']['transformers']}, "
-        f"{env['cpus']} CPUs, commit {env['commit']}.",
+        f"{env['cpus']} CPUs, commit {env['commit']} (of the first run; each has its own manifest).",
         "",
     ]
     for trained in runs:
@@ -176,18 +177,22 @@ def draw(folder: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> No
     metrics = {trained.title: pd.DataFrame(trained.run.metrics()) for trained in runs}
     figure, axes = figures.new_figure(columns=2)
     figures.curves(axes[0, 0], learning_series(runs, metrics), "step", "mean judge signal of the batch")
-    kl = {title: (m["step"], m["leader_kl"]) for title, m in metrics.items()}
-    kl |= {f"{title} Follower": (m["step"], m["follower_kl"]) for title, m in metrics.items() if "follower_kl" in m}
-    figures.curves(axes[0, 1], kl, "step", "KL to the reference (nats per answer)")
+    figures.curves(axes[0, 1], by_role(metrics, "kl"), "step", "KL to the reference (nats per answer)")
     figures.save(figure, folder / "learning.png")
 
     figure, axes = figures.new_figure(columns=2)
-    loglik = {title: (m["step"], m["base_loglik"]) for title, m in metrics.items()}
-    figures.curves(axes[0, 0], loglik, "step", "base log-likelihood per token (nats)")
-    length = {title: (m["step"], m["leader_tokens"]) for title, m in metrics.items()}
-    length |= {f"{t} Follower": (m["step"], m["follower_tokens"]) for t, m in metrics.items() if "follower_tokens" in m}
-    figures.curves(axes[0, 1], length, "step", "answer length (tokens)")
+    figures.curves(axes[0, 0], by_role(metrics, "base_loglik"), "step", "base log-likelihood per token (nats)")
+    figures.curves(axes[0, 1], by_role(metrics, "tokens"), "step", "answer length (tokens)")
     figures.save(figure, folder / "health.png")
+
+
+def by_role(metrics: dict[str, pd.DataFrame], name: str) -> dict[str, tuple[Any, Any]]:
+    """The curves of ``leader_NAME`` and, where there is one, ``follower_NAME``."""
+    series = {title: (m["step"], m[f"leader_{name}"]) for title, m in metrics.items()}
+    for title, m in metrics.items():
+        if f"follower_{name}" in m:
+            series[f"{title} Follower"] = (m["step"], m[f"follower_{name}"])
+    return series
 
 
 def interval_text(row: pd.DataFrame) -> str:

@@ -33,7 +33,7 @@ class Command:
 
     With no argument: the quickstart. It trains StackelbergGDA, RLOO and Nash-MD-PG on a small language model
     that comes with the installation, lets them and the base model meet on held-out prompts, and prints the
-    table of win rates and where the report is (about ten minutes on two CPU cores).
+    table of win rates and where the report is (about twelve minutes on two CPU cores).
 
     A finished run is never repeated and an interrupted one resumes: start the same command again.
 
@@ -74,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(report.headline(path))
     except SLHFError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except OSError as error:  # an output folder that cannot be written, a full disk
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; the same command goes on from the last checkpoint.", file=sys.stderr)

@@ -45,10 +45,6 @@ class Chat:
         ended = bool(answer) and answer[-1] == self.eos
         return self._turn[1:] if ended else self._turn
 
-    def follower_prompt(self, x: str, y: str) -> list[int]:
-        """Ids of ``[user: x] [assistant: y] [user: IMPROVE]`` for a finished text y from anywhere."""
-        return [*self.prompt(x), *self._encode(y), *self._turn]
-
     def text(self, answer: list[int]) -> str:
         """The answer as text, without special tokens and outer white space."""
         return self.tokenizer.decode(answer, skip_special_tokens=True).strip()

@@ -1,7 +1,7 @@
 """Where training stands, on disk: adapter, optimiser and step, all in safetensors and JSON.
 
 ``checkpoint/adapter`` loads with ``peft.PeftModel.from_pretrained``. A checkpoint is either complete or not
-there: it is written beside the old one and renamed.
+there: it is written beside the old one and renamed (which a power failure, unlike a crash, may undo).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ NAME = "checkpoint"
 def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write the state after ``step`` steps, replacing the last one."""
     fresh, current, old = (directory / name for name in (f".{NAME}.new", NAME, f".{NAME}.old"))
+    if old.exists() and not current.exists():  # a crash fell between the renames below
+        old.rename(current)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)

@@ -27,8 +27,14 @@ def load_prompts(source: str, split: str) -> list[str]:
     path = EMBEDDED if source == "embedded" else Path(source)
     if not path.is_file():
         raise InvalidData(f'There is no prompt file {source!r}. Give "embedded" or a JSONL file.')
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidData(f"{path} is not UTF-8 text: {error}.") from error
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

@@ -73,4 +73,4 @@ def distributions(policy: Policy, labels: Sequence[str]) -> tuple[torch.Tensor, 
     logp = policy.logprobs(batch).double()
     leader, follower = ((logp * batch.owners[role]).sum(1).view(n, n) for role in ("leader", "follower"))
     # float32 log-probabilities sum to one up to 1e-7; tabular's references are held to more than that
-    return leader[:, 0].log_softmax(-1), follower.log_softmax(-1)
+    return leader[:, 0].log_softmax(-1).cpu(), follower.log_softmax(-1).cpu()

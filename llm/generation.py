@@ -30,7 +30,7 @@ class Sample:
 
 
 class Session(Protocol):
-    """A batch of open conversations."""
+    """A batch of open conversations: extend, repeat if wanted, sample, then extend again."""
 
     def extend(self, tokens: Sequence[Sequence[int]]) -> None:
         """Append given tokens to each conversation."""
@@ -105,8 +105,8 @@ class TransformersSession:
         """See :class:`Session`."""
         if times == 1:
             return
-        assert self.mask is not None
-        assert self.next_logits is not None
+        if self.mask is None or self.next_logits is None or self.pending is not None:
+            raise RuntimeError("Repeat a session after extending it, not after sampling.")
         for cache in self.caches.values():
             cache.batch_repeat_interleave(times)
         self.mask = self.mask.repeat_interleave(times, 0)
@@ -115,7 +115,8 @@ class TransformersSession:
     @torch.no_grad()
     def sample(self, max_new_tokens: int, seed: int) -> list[Sample]:
         """See :class:`Session`."""
-        assert self.next_logits is not None
+        if self.next_logits is None or self.pending is not None:
+            raise RuntimeError("Extend the session before sampling from it (again).")
         eos, pad = self.policy.chat.eos, self.policy.pad
         rng = torch.Generator(self.policy.device).manual_seed(seed)
         alive = torch.ones(len(self.next_logits), 1, dtype=torch.long, device=self.policy.device)

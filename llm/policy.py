@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm import embedded
 from llm.chat import Chat, Role
-from slhf.errors import ConfigError, InvalidParameter, MissingResource
+from slhf.errors import ConfigError, InvalidParameter, MissingResource, require_at_least
 
 Segment = tuple[list[int], Role | None]
 """Token ids and who chose them; ``None`` for text nobody is credited with (prompts, turns)."""
@@ -38,6 +38,9 @@ class LoRA:
     """Adapt only the last so many transformer layers (the backward pass stops below them); null for all."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear modules to adapt; the default is every one of a Llama or Qwen layer."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, rank=1)
 
 
 @dataclass(frozen=True)
@@ -127,14 +130,17 @@ class Policy:
             base = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
         except (OSError, ValueError) as error:
             raise MissingResource(
-                f"Cannot load the model {name!r}: {str(error).splitlines()[0]} "
+                f"Cannot load the model {name!r}: {error} "
                 'Give "embedded", a directory with a saved model, or a hub id while online.'
             ) from error
-        if adapter is not None:
-            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
-        else:
-            torch.manual_seed(seed)  # peft draws the adapter from the global generator
-            model = get_peft_model(base, lora_config(base, lora or LoRA()))
+        torch.manual_seed(seed)  # peft draws a new adapter from the global generator
+        try:
+            if adapter is not None:
+                model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+            else:
+                model = get_peft_model(base, lora_config(base, lora or LoRA()))
+        except ValueError as error:
+            raise ConfigError(f"The model {name!r} does not take the adapter {adapter or lora}: {error}") from error
         return cls(model, tokenizer, temperature)
 
     @property

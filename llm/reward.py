@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -26,6 +27,17 @@ class LinearReward:
     def score(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """float64, shape (batch,)."""
         return self.judge.features(prompts, answers) @ self.weights + self.offset
+
+    def to_json(self) -> dict[str, Any]:
+        """Weights by feature name, offset and certificate."""
+        weights = dict(zip(self.judge.feature_names, self.weights.tolist(), strict=True))
+        return {"weights": weights, "offset": self.offset, "certificate": self.certificate.to_json()}
+
+    @classmethod
+    def from_json(cls, judge: FeatureJudge, saved: dict[str, Any]) -> LinearReward:
+        """What :meth:`to_json` wrote, on a judge with the same features (else ``KeyError``)."""
+        weights = np.array([saved["weights"][name] for name in judge.feature_names])
+        return cls(judge, weights, saved["offset"], Certificate(**saved["certificate"]))
 
 
 def fit_reward(

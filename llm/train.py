@@ -20,7 +20,7 @@ from llm.generation import TransformersGenerator
 from llm.judges import Judge
 from llm.policy import LoRA, Policy
 from slhf.algorithms import Algorithm
-from slhf.errors import ConfigError, TrainingError, require_at_least
+from slhf.errors import ConfigError, InvalidParameter, TrainingError, require_at_least
 from slhf.runs import Run, derive_seed
 
 
@@ -30,7 +30,7 @@ class ModelConfig:
 
     name: str = "embedded"
     """"embedded" (SmolLM2-135M-Instruct), a directory, or a hub id."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the base weights; adapters are float32."""
     temperature: float = 0.7
     """Sampling temperature, in training and evaluation."""
@@ -62,6 +62,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, steps=1, batch_size=1, checkpoint_every=1)
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise InvalidParameter(f"max_grad_norm = {self.max_grad_norm}: must be positive, or null for no limit.")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise InvalidParameter(f"adam_betas = {self.adam_betas}: each must lie in [0, 1).")
 
 
 SHOWN = ("follower_preferred", "leader_preferred", "reward", "leader_kl", "follower_kl")
@@ -104,11 +108,11 @@ def train(
     optimizer = torch.optim.AdamW(
         [p for _, p in policy.trainable()], lr=spec.learning_rate, betas=config.adam_betas, weight_decay=0.0
     )
+    prepared = accelerator.prepare(optimizer)
     start = checkpoint.restore(saved, policy, optimizer) if saved else 0
     run.rewind(start)
 
     collector = Collector(policy, TransformersGenerator(policy), judge, model.max_new_tokens, seed, reward)
-    prepared = accelerator.prepare(optimizer)
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=spec.name, unit="step")
     for step in bar:
         collector.seconds.clear()
@@ -151,21 +155,25 @@ def update(
     logp = policy.logprobs(experience.batch)
     loss, metrics = implementation(spec).loss(spec, logp, experience)
     accelerator.backward(loss)
-    norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf))
+    norm = float(
+        accelerator.clip_grad_norm_(parameters, math.inf if config.max_grad_norm is None else config.max_grad_norm)
+    )
     if not (math.isfinite(float(loss)) and math.isfinite(norm)):
         raise TrainingError(f"Step {step}: loss {float(loss)}, gradient norm {norm}. Lower the learning rate.")
     optimizer.step()
     if norm > 0 and all(torch.equal(p, q) for p, q in zip(parameters, before, strict=True)):
         raise TrainingError(f"Step {step} left the adapter unchanged though its gradient has norm {norm:.1e}.")
 
-    tokens = experience.batch.scored
+    base = {
+        f"{role}_base_loglik": float(experience.reference[mask].mean())
+        for role, mask in experience.batch.owners.items()
+    }
     return {
         **metrics,
+        **base,
         "loss": float(loss),
         "grad_norm": norm,
         "learning_rate": rate,
-        "policy_loglik": float(logp.detach()[tokens].mean()),
-        "base_loglik": float(experience.reference[tokens].mean()),
     }
 
 
@@ -177,6 +185,8 @@ def describe(experience: Experience, collector: Collector) -> dict[str, float]:
         metrics[f"{role}_tokens"] = float(mask.sum(1).float().mean())
         metrics[f"{role}_ended"] = float(((batch.ids == eos) & mask).any(1).float().mean())
     metrics |= {f"seconds_{phase}": round(seconds, 3) for phase, seconds in collector.seconds.items()}
+    if torch.cuda.is_available():
+        metrics["peak_device_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
     metrics["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
     return metrics
 

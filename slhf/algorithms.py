@@ -46,7 +46,7 @@ class Algorithm:
             return "must not be negative"
         if name in self.UNIT_INTERVAL and not 0 <= value <= 1:
             return "must lie in [0, 1]"
-        if name in self.COUNTS and (value != int(value) or value < self.COUNTS[name]):
+        if name in self.COUNTS and (not isinstance(value, int) or value < self.COUNTS[name]):
             return f"must be a whole number of at least {self.COUNTS[name]}"
         return ""
 
@@ -99,8 +99,8 @@ class RLOO(Algorithm):
 class NashMD(Algorithm):
     """Nash-MD policy gradient (arXiv 2312.00886, Section 7).
 
-    The opponent plays the geometric mixture pi^(1 - mixture) pi_ref^mixture. At the stationary point
-    of the sampled gradient the mixture is the KL-Nash equilibrium at temperature
+    The opponent plays the geometric mixture pi^(1 - mixture) pi_ref^mixture, token by token. For answers of
+    one token, at the stationary point of the sampled gradient, the mixture is the KL-Nash equilibrium at temperature
     tau / (1 - mixture), and pi is proportional to pi_ref exp(P(. > pi_mix) / tau).
     """
 

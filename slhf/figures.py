@@ -69,13 +69,14 @@ def intervals(
             mean,
             yerr=bars,
             label=name,
-            color=PALETTE[i],
-            marker=MARKERS[i],
+            color=PALETTE[i % len(PALETTE)],
+            marker=MARKERS[i % len(MARKERS)],
             markersize=4,
             capsize=2,
             linewidth=1.2,
         )
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=list(next(iter(series.values()))[0]))
+    ticks = sorted({float(value) for x, *_ in series.values() for value in x})
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=ticks)
     axes.legend()
 
 

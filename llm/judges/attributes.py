@@ -44,8 +44,13 @@ class AttributeJudge:
 
     feature_names = ("relevance", "fluency", "positivity", "substance", "completeness", "concision")
 
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
+    def __init__(self, device: str = "cpu", remember: bool = False) -> None:
+        """``remember`` keeps the attributes of every text, for round robins that show the same texts again.
+
+        Not for training: fluency is computed in bfloat16, whose last digit depends on which texts are read
+        together, and a resumed run does not remember what an uninterrupted one does.
+        """
+        self.device, self.remember = device, remember
         encoder, model = embedded.sentence_encoder_path(), embedded.model_path()
         self._encoder_tokenizer = AutoTokenizer.from_pretrained(encoder)
         self._encoder = AutoModel.from_pretrained(encoder).to(device).eval()
@@ -61,12 +66,13 @@ class AttributeJudge:
         return ((ours > theirs) + 0.5 * (ours == theirs)).mean(-1)
 
     def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """The attributes, float64, shape (batch, 6). Each distinct (prompt, answer) is read once in a lifetime."""
+        """The attributes, float64, shape (batch, 6). Each distinct (prompt, answer) is read once."""
         rows = list(zip(prompts, answers, strict=True))
-        new = [row for row in dict.fromkeys(rows) if row not in self._known]
+        known = self._known if self.remember else {}
+        new = [row for row in dict.fromkeys(rows) if row not in known]
         if new:
-            self._known.update(zip(new, self._read([x for x, _ in new], [y for _, y in new]), strict=True))
-        return np.stack([self._known[row] for row in rows])
+            known.update(zip(new, self._read([x for x, _ in new], [y for _, y in new]), strict=True))
+        return np.stack([known[row] for row in rows])
 
     def _read(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         sentences = [finished_sentences(y) for y in answers]

@@ -57,10 +57,11 @@ def test_errors_are_one_line_and_a_status_in_a_process_too():
     assert failed.stderr == "error: Unknown key 'trian.steps'. Did you mean 'train.steps'?\n"
 
 
-def test_a_disconnected_game_has_no_reward_but_the_others_have_answers(tmp_path, capsys):
+def test_a_game_without_a_reward_is_refused_before_any_training(tmp_path, capsys):
     game = matrix(tmp_path, "1,2\n0.5,1.0\n0.0,0.5\n")
     assert main([FINITE, "--set", game, *SMALL, "--out", str(tmp_path)]) == 1
-    assert "strongly connected" in capsys.readouterr().err
+    assert "no finite Bradley-Terry rewards" in capsys.readouterr().err
+    assert not list(tmp_path.glob("finite_answers/*"))
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, capsys):

@@ -19,7 +19,7 @@ def arguments(out, *more):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A sweep whose judge fails in the middle of the second run and which is then started again."""
+    """A sweep whose judge fails in the third run and which is then started again."""
     out = tmp_path_factory.mktemp("runs")
     honest, asked = language_models.AttributeJudge.prefer, []
 

@@ -22,7 +22,6 @@ def test_the_pieces_make_the_template(tokenizer):
     whole = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)["input_ids"]
     for y in ([answer], [answer, chat.eos]):  # cut off, or ended by the model itself
         assert [*chat.prompt(finite.PROMPT), *y, *chat.turn(y)] == whole
-    assert chat.follower_prompt(finite.PROMPT, "a") == whole
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):

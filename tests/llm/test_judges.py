@@ -44,7 +44,9 @@ def test_features_do_not_depend_on_the_batch(attributes):
     texts = [GOOD, *DEGENERATE.values()]
     together = AttributeJudge().features([PROMPT] * len(texts), texts)
     alone = np.concatenate([AttributeJudge().features([PROMPT], [text]) for text in texts[:3]])
-    np.testing.assert_allclose(together[:3], alone, atol=0.1)  # bfloat16 kernels differ with the padded length
+    fluency = AttributeJudge.feature_names.index("fluency")
+    np.testing.assert_allclose(together[:3, fluency], alone[:, fluency], atol=0.1)  # bfloat16, and other padding
+    np.testing.assert_allclose(np.delete(together[:3], fluency, 1), np.delete(alone, fluency, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("A a A.", 1), ("It's nice, isn't it?", 4), ("x " * 50, 1)])

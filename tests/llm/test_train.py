@@ -11,7 +11,7 @@ from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA
 from llm.train import ModelConfig, TrainConfig, train
 from slhf.algorithms import RLOO, NashMD, StackelbergGDA
-from slhf.errors import ConfigError, JudgeError, MissingResource, TrainingError
+from slhf.errors import ConfigError, InvalidParameter, JudgeError, MissingResource, TrainingError
 from slhf.runs import Run
 
 LABELS = ["a", "b", "c"]
@@ -85,7 +85,8 @@ def test_the_adapter_loads_with_plain_peft(tmp_path, model):
     assert saved is not None
     assert not [path for path in saved.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model.name), str(saved / "adapter"))
-    ids = torch.tensor([policy.chat.prompt(finite.PROMPT)])
+    plain.to(policy.device)
+    ids = torch.tensor([policy.chat.prompt(finite.PROMPT)], device=policy.device)
     with torch.no_grad():
         torch.testing.assert_close(plain(input_ids=ids).logits, policy.model(input_ids=ids).logits)
 
@@ -109,11 +110,33 @@ def test_rloo_needs_a_reward(tmp_path, model):
         train(RLOO(), MatrixJudge(GAME, LABELS), [finite.PROMPT], Run.open(tmp_path, "x", {}), model)
 
 
-@pytest.mark.parametrize("name", ["/no/such/model", "no-such-org/no-such-model"])
-def test_a_missing_model_is_named(tmp_path, name, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(MissingResource, match=name):
-        train(SPEC, MatrixJudge(GAME, LABELS), ["x"], Run.open(tmp_path, "x", {}), ModelConfig(name=name))
+def test_a_missing_model_is_named(tmp_path):
+    with pytest.raises(MissingResource, match="/no/such/model"):
+        train(SPEC, MatrixJudge(GAME, LABELS), ["x"], Run.open(tmp_path, "x", {}), ModelConfig(name="/no/such/model"))
+
+
+def test_modules_that_the_model_does_not_have_are_named(tmp_path, model):
+    wrong = ModelConfig(model.name, "float32", lora=LoRA(modules=("no_such_proj",)))
+    with pytest.raises(ConfigError, match="no_such_proj"):
+        train(SPEC, MatrixJudge(GAME, LABELS), ["x"], Run.open(tmp_path, "x", {}), wrong)
+
+
+def test_a_crash_between_the_renames_does_not_endanger_the_only_checkpoint(tmp_path, model):
+    run, judge = Run.open(tmp_path, "x", {}), MatrixJudge(GAME, LABELS)
+    train(SPEC, judge, [finite.PROMPT], run, model, TrainConfig(steps=2, batch_size=4))
+    old = run.path / f".{checkpoint.NAME}.old"
+    (run.path / checkpoint.NAME).rename(old)
+    policy = train(SPEC, judge, [finite.PROMPT], run, model, TrainConfig(steps=4, batch_size=4))
+    assert not old.exists()
+    assert checkpoint.find(run.path) == run.path / checkpoint.NAME
+    assert len(run.metrics()) == 4
+    assert policy.trainable()
+
+
+@pytest.mark.parametrize("wrong", [{"max_grad_norm": 0.0}, {"max_grad_norm": -1.0}, {"adam_betas": (2.0, 0.9)}])
+def test_bad_optimiser_settings_are_refused(wrong):
+    with pytest.raises(InvalidParameter, match=next(iter(wrong))):
+        TrainConfig(**wrong)
 
 
 def test_more_layers_than_the_model_has(tmp_path, model):

@@ -10,14 +10,13 @@ from llm import finite
 from llm.policy import LoRA, Policy, TokenBatch
 
 
-def tiny_policy(directory, labels=("a", "b"), *, moved=True, end=True, temperature=1.0) -> Policy:
-    """The finite-answers model; ``end`` lets it end its answers, ``moved`` moves it away from its reference."""
+def tiny_policy(directory, labels=("a", "b"), *, moved=True, temperature=1.0) -> Policy:
+    """The finite-answers model; it may also end its answers, and ``moved`` moves it away from its reference."""
     finite.build_model(directory, labels, seed=1)
     lora = LoRA(rank=4, modules=finite.MODULES)
     policy = Policy.load(str(directory), lora, dtype="float32", temperature=temperature)
-    if end:
-        with torch.no_grad():
-            policy.head.bias[policy.chat.eos] = 0.0
+    with torch.no_grad():
+        policy.head.bias[policy.chat.eos] = 0.0
     if moved:
         torch.manual_seed(2)
         with torch.no_grad():
