@@ -146,7 +146,8 @@ def run(
             draws from (seed, t) for the whole batch.
 
     Raises:
-        InvalidParameter: an algorithm or form that is not available, or a bad number of steps or seed.
+        InvalidParameter: an algorithm or form that is not available, or a bad number of steps or seed, or
+            a learning rate so large that probabilities became NaN.
         InvalidReference: a bad reference.
         SLHFError: what the game's solver raises, for the exact solution.
     """
@@ -160,7 +161,7 @@ def run(
             raise InvalidParameter(f"{name} = {value!r}: must be a whole number of at least {least}.")
     step = _step(dynamics, spec, parameterization, seed)
     game = dynamics.game.create_game(spec, P, leader_reference, follower_reference)
-    state = dynamics.game.init(game)
+    exact, state = dynamics.game.solution(game), dynamics.game.init(game)
     total = np.exp(state.log_policy)
     records = [(0, total, total, dynamics.game.gap(game, state))]
     for t in trange(1, steps + 1, disable=not progress):
@@ -168,9 +169,11 @@ def run(
         policy = np.exp(state.log_policy)
         total = total + policy
         if t % record_every == 0 or t == steps:
+            if np.isnan(policy).any():
+                raise InvalidParameter(f"{spec!r} diverged by step {t}; lower the learning rate.")
             records.append((t, policy, total / (t + 1), dynamics.game.gap(game, state)))
     taken, policies, averages, gaps = (np.array(column) for column in zip(*records, strict=True))
-    return Trace(taken, policies, averages, gaps, total_variation(policies, dynamics.game.solution(game)), state)
+    return Trace(taken, policies, averages, gaps, total_variation(policies, exact), state)
 
 
 def _dynamics(spec: Algorithm) -> Dynamics:

@@ -33,7 +33,10 @@ def step_regularised(spec: SPO | INPO, game: NashGame, state: State) -> State:
 
 
 def step_nash_md(spec: NashMD, game: NashGame, state: State) -> State:
-    """Nash-MD (arXiv 2312.00886, Section 4) with constant eta: it settles at a distance of order eta from the Nash."""
+    """Nash-MD (arXiv 2312.00886, Section 4) with constant eta, which settles at a distance of order eta from the Nash.
+
+    At rest pi_mix ~ mu exp((1 - eta tau) P(. > pi_mix) / tau): the KL-Nash at temperature tau / (1 - eta tau).
+    """
     return _nash_md(spec.learning_rate, spec.tau, game, state)
 
 
