@@ -115,18 +115,34 @@ def test_a_seed_fixes_the_run(spec):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
-def test_steps_use_as_many_samples_as_the_spec_says(spec, monkeypatch):
-    asked = []
-    original = policy_gradient.sample
+def test_steps_draw_afresh_and_as_many_samples_as_the_spec_says(spec, monkeypatch):
+    draws, original = [], policy_gradient.sample
 
-    def counting(log_policy, k, rng):
-        asked.append(k)
-        return original(log_policy, k, rng)
+    def recording(log_policy, k, rng):
+        draws.append(original(log_policy, k, rng))
+        return draws[-1]
 
-    monkeypatch.setattr(policy_gradient, "sample", counting)
-    monkeypatch.setattr(gda, "sample", counting)
-    run(spec, CONDORCET, 1, seed=0)
-    assert asked == {"stackelberg_gda": [4, 2], "rloo": [4], "nash_md": [4, 4]}[spec.name]
+    monkeypatch.setattr(policy_gradient, "sample", recording)
+    monkeypatch.setattr(gda, "sample", recording)
+    run(spec, PreferenceMatrix(np.tile(CONDORCET.p, (10, 1, 1))), 2, seed=0, parameterization="softmax")
+    asked = {"stackelberg_gda": [4, 2], "rloo": [4], "nash_md": [4, 4]}[spec.name]
+    assert [draw.shape[-1] for draw in draws] == 2 * asked
+    for first, second in zip(draws[: len(asked)], draws[len(asked) :], strict=True):
+        assert np.any(first != second)
+
+
+def test_nash_md_samples_its_opponent_from_the_mixture():
+    """Over many games, one sampled step moves the logits as the exact one does on average."""
+    count, spec = 100_000, NashMD(1e-3, 0.4, mixture=1.0)
+    reference = np.array([0.05, 0.05, 0.9])
+    one = nash_game.create_game(spec, P, reference, None)
+    state = STATE._replace(log_policy=np.log([0.45, 0.45, 0.1]))
+    many = State(np.tile(state.log_policy, (count, 1)), np.tile(state.log_anchor, (count, 1)), 0)
+    sampled = policy_gradient.step_nash_pg_sampled(spec, each(one, count), many, np.random.default_rng(0))
+    self_play = NashMD(1e-3, 0.4, mixture=0.0)
+    expected, other = (policy_gradient.step_nash_pg(s, one, state).log_policy for s in (spec, self_play))
+    error = np.abs(sampled.log_policy.mean(0) - expected).max()
+    assert error < 0.2 * np.abs(other - expected).max()
 
 
 def test_the_follower_is_sampled_given_the_answer():
