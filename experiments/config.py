@@ -18,8 +18,9 @@ from typing import Any, Literal, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from llm.algorithms import IMPLEMENTATIONS
 from llm.train import ModelConfig, TrainConfig
-from slhf.algorithms import ALGORITHMS, Algorithm
+from slhf.algorithms import Algorithm
 from slhf.errors import ConfigError, require_at_least
 
 
@@ -114,6 +115,9 @@ class FiniteAnswersSweep:
     model: FiniteModelConfig = FiniteModelConfig()
     train: TrainConfig = TrainConfig()
 
+
+ALGORITHMS: dict[str, type[Algorithm]] = {spec.name: spec for spec in IMPLEMENTATIONS}
+"""What a sweep can name: the specs that run on a language model."""
 
 Sweep = LanguageModelSweep | FiniteAnswersSweep
 KINDS: dict[str, type[Sweep]] = {"language_model": LanguageModelSweep, "finite_answers": FiniteAnswersSweep}

@@ -97,11 +97,15 @@ class RLOO(Algorithm):
 
 @dataclass(frozen=True)
 class NashMD(Algorithm):
-    """Nash-MD policy gradient (arXiv 2312.00886, Section 7).
+    """Nash-MD (arXiv 2312.00886).
 
-    The opponent plays the geometric mixture pi^(1 - mixture) pi_ref^mixture, token by token. For answers of
-    one token, at the stationary point of the sampled gradient, the mixture is the KL-Nash equilibrium at temperature
+    As a policy gradient (Section 7), the opponent plays the geometric mixture pi^(1 - mixture)
+    pi_ref^mixture, token by token. For answers of one token the mixture is, at the stationary point, the
+    KL-Nash equilibrium at temperature
     tau / (1 - mixture), and pi is proportional to pi_ref exp(P(. > pi_mix) / tau).
+
+    As mirror descent (Section 4; only in ``tabular``) the mixture's weight is eta tau, and ``mixture``
+    plays no part.
     """
 
     name: ClassVar[str] = "nash_md"
@@ -117,5 +121,119 @@ class NashMD(Algorithm):
     """k, answers per prompt; 2 or more use leave-one-out baselines, 1 uses 1/2."""
 
 
-ALGORITHMS: dict[str, type[Algorithm]] = {cls.name: cls for cls in (StackelbergGDA, RLOO, NashMD)}
-"""The specs by the name used in sweep files."""
+@dataclass(frozen=True)
+class SPO(Algorithm):
+    """Self-Play Preference Optimization (arXiv 2401.04056): each answer's reward is how often it beats pi's own.
+
+    The paper has no KL price; with one, the stationary point is the KL-Nash equilibrium.
+    """
+
+    name: ClassVar[str] = "spo"
+    NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau",)
+
+    tau: float = 0.0
+    """tau, the price of the KL to the reference."""
+
+
+@dataclass(frozen=True)
+class SPPO(Algorithm):
+    """Self-Play Preference Optimization by regression (arXiv 2405.00675): log pi/pi_t against eta (P(. > pi_t) - 1/2).
+
+    With exact expectations these are the multiplicative weights of Freund and Schapire (1999): the
+    average policy approaches the Nash equilibrium of the game without KL price, the last one need not.
+    """
+
+    name: ClassVar[str] = "sppo"
+
+
+@dataclass(frozen=True)
+class OMWU(Algorithm):
+    """Optimistic multiplicative weights (arXiv 1807.04252; on language models ONPO, arXiv 2502.16852).
+
+    Multiplicative weights that expect the next opponent to be the last one; no KL price.
+    """
+
+    name: ClassVar[str] = "omwu"
+
+
+@dataclass(frozen=True)
+class INPO(Algorithm):
+    """Iterative Nash Policy Optimization (arXiv 2407.00617): mirror descent in the KL-regularised game.
+
+    ``learning_rate`` is 1 / eta of the paper, so that more is faster here too.
+    """
+
+    name: ClassVar[str] = "inpo"
+    NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau",)
+
+    tau: float = 0.1
+    """tau, the price of the KL to the reference."""
+
+
+@dataclass(frozen=True)
+class EGPO(Algorithm):
+    """Extragradient Preference Optimization (arXiv 2503.08942), in the KL-regularised game."""
+
+    name: ClassVar[str] = "egpo"
+    NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau",)
+
+    tau: float = 0.1
+    """tau (the paper's beta), the price of the KL to the reference."""
+
+
+@dataclass(frozen=True)
+class MMD(Algorithm):
+    """Magnetic mirror descent (arXiv 2206.05825) with the reference as magnet, in the KL-regularised game."""
+
+    name: ClassVar[str] = "mmd"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
+
+    tau: float = 0.1
+    """tau (the paper's alpha), the price of the KL to the magnet."""
+
+
+@dataclass(frozen=True)
+class MPO(Algorithm):
+    """Magnetic Preference Optimization (arXiv 2410.16714): MMD whose magnet follows, to the game without KL price."""
+
+    name: ClassVar[str] = "mpo"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
+    COUNTS: ClassVar[dict[str, int]] = {"period": 1}
+
+    tau: float = 0.1
+    """tau (the paper's alpha), the price of the KL to the magnet."""
+    period: int = 100
+    """Steps between moves of the magnet to the present policy."""
+
+
+@dataclass(frozen=True)
+class OnlineIPO(Algorithm):
+    """Identity Preference Optimization on the policy's own pairs (arXiv 2403.08635); stationary at the KL-Nash."""
+
+    name: ClassVar[str] = "online_ipo"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
+
+    tau: float = 0.1
+    """tau, the price of the KL to the reference."""
+
+
+@dataclass(frozen=True)
+class OnlineDPO(Algorithm):
+    """Direct Preference Optimization on the policy's own pairs (online iterative DPO, arXiv 2312.11456, 2402.04792).
+
+    Stationary where sigmoid(tau (log pi/pi_ref(y) - log pi/pi_ref(y'))) equals p(y > y') on average over
+    y' ~ pi, for every y: a Bradley-Terry fit, in general not the KL-Nash equilibrium.
+    """
+
+    name: ClassVar[str] = "online_dpo"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
+
+    tau: float = 0.1
+    """tau (the paper's beta), the price of the KL to the reference."""
+
+
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    cls.name: cls for cls in (StackelbergGDA, RLOO, NashMD, SPO, SPPO, OMWU, INPO, EGPO, MMD, MPO, OnlineIPO, OnlineDPO)
+}
+"""The specs by the name used in sweep files. ``tabular.dynamics`` runs all of them, ``llm`` those in
+``llm.algorithms.IMPLEMENTATIONS``."""

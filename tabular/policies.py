@@ -122,3 +122,25 @@ def kl(log_policy: Array, log_ref: Array) -> Array:
 def total_variation(policy: Array, other: Array) -> Array:
     """Half the L1 distance along the last axis."""
     return np.abs(policy - other).sum(-1) / 2
+
+
+def log_of(policy: Array) -> Array:
+    """The logs of probabilities, -inf where they are 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(policy)
+
+
+def project_to_simplex(v: Array) -> Array:
+    """The nearest point of the simplex, along the last axis (Held, Wolfe and Crowder 1974)."""
+    descending = -np.sort(-v, axis=-1)
+    excess = np.cumsum(descending, axis=-1) - 1
+    size = np.arange(1, v.shape[-1] + 1)
+    kept = np.sum(descending * size > excess, axis=-1, keepdims=True)
+    threshold = np.take_along_axis(excess, kept - 1, axis=-1) / kept
+    return np.maximum(v - threshold, 0)
+
+
+def refuse_follower(follower_reference: ArrayLike | None, who: str) -> None:
+    """Raise InvalidParameter if a one-player algorithm is given a Follower's reference."""
+    if follower_reference is not None:
+        raise InvalidParameter(f"{who} has no Follower; drop follower_reference.")

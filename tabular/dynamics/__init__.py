@@ -1,13 +1,18 @@
-"""Learning dynamics on preference matrices: the spec's algorithm with exact expectations.
+"""Learning dynamics on preference matrices: the spec's algorithm with exact expectations, or sampled.
 
-Each algorithm is one module with pure functions over a NamedTuple state that has a ``log_policy``:
-``create_game(spec, P, leader_reference, follower_reference)``, ``init(game)``,
-``STEPS[parameterization](spec, game, state)``, ``gap(game, state)`` and ``solution(game)``.
+An algorithm is a game and the forms that its steps can take, all pure functions:
+
+- a *game module* has ``create_game(spec, P, leader_reference, follower_reference)``, ``init(game)``,
+  ``gap(game, state)`` and ``solution(game)``; a state is a NamedTuple that has a ``log_policy``;
+- a *step* is ``step(spec, game, state)``, a *sampled step* is ``step(spec, game, state, rng)``.
+
+``DYNAMICS`` says which spec has which. A new algorithm is a spec, its steps and a line there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -15,16 +20,77 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import trange
 
-from slhf.algorithms import Algorithm, StackelbergGDA
+from slhf.algorithms import (
+    EGPO,
+    INPO,
+    MMD,
+    MPO,
+    OMWU,
+    RLOO,
+    SPO,
+    SPPO,
+    Algorithm,
+    NashMD,
+    OnlineDPO,
+    OnlineIPO,
+    StackelbergGDA,
+)
 from slhf.errors import InvalidParameter
-from tabular.dynamics import stackelberg_gda
+from tabular.dynamics import (
+    extragradient,
+    mirror_descent,
+    nash_game,
+    pairwise_losses,
+    policy_gradient,
+    reward_game,
+    stackelberg_gda,
+)
 from tabular.policies import Array, total_variation
 from tabular.preferences import PreferenceMatrix
 
-MODULES: dict[type[Algorithm], ModuleType] = {StackelbergGDA: stackelberg_gda}
-"""Which module runs which spec."""
+Step = Callable[..., Any]
 
-__all__ = ["MODULES", "Trace", "run"]
+
+@dataclass(frozen=True)
+class Dynamics:
+    """How one algorithm runs.
+
+    Attributes:
+        game: the module of the game it plays.
+        steps: its exact step in each form; the first is the default.
+        sampled: its step from samples, in the forms that have one.
+    """
+
+    game: ModuleType
+    steps: Mapping[str, Step]
+    sampled: Mapping[str, Step] = field(default_factory=dict)
+
+
+DYNAMICS: dict[type[Algorithm], Dynamics] = {
+    StackelbergGDA: Dynamics(stackelberg_gda, stackelberg_gda.STEPS, stackelberg_gda.SAMPLED_STEPS),
+    RLOO: Dynamics(reward_game, {"softmax": policy_gradient.step_rloo}, {"softmax": policy_gradient.step_rloo_sampled}),
+    NashMD: Dynamics(
+        nash_game,
+        {
+            "mirror": mirror_descent.step_nash_md,
+            "scheduled": mirror_descent.step_nash_md_scheduled,
+            "softmax": policy_gradient.step_nash_pg,
+        },
+        {"softmax": policy_gradient.step_nash_pg_sampled},
+    ),
+    SPO: Dynamics(nash_game, {"softmax": policy_gradient.step_nash_pg, "mirror": mirror_descent.step_regularised}),
+    SPPO: Dynamics(nash_game, {"mirror": mirror_descent.step_mwu}),
+    OMWU: Dynamics(nash_game, {"mirror": extragradient.step_omwu, "simplex": extragradient.step_ogda}),
+    INPO: Dynamics(nash_game, {"mirror": mirror_descent.step_regularised}),
+    EGPO: Dynamics(nash_game, {"mirror": extragradient.step_egpo}),
+    MMD: Dynamics(nash_game, {"mirror": mirror_descent.step_mmd}),
+    MPO: Dynamics(nash_game, {"mirror": mirror_descent.step_mpo}),
+    OnlineIPO: Dynamics(nash_game, {"softmax": pairwise_losses.step_ipo}),
+    OnlineDPO: Dynamics(nash_game, {"softmax": pairwise_losses.step_dpo}),
+}
+"""Which game and which steps each spec has."""
+
+__all__ = ["DYNAMICS", "Dynamics", "Trace", "run"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +100,19 @@ class Trace:
     Attributes:
         steps: ``(K,)``, how many steps had been taken; the first is 0, the last is the run's length.
         policies: ``(K, ..., n)``, the Leader's (or only) policy.
-        gaps: ``(K, ...)``, the algorithm's own distance from equilibrium, in units of preference.
-        distances: ``(K, ...)``, total variation between ``policies`` and the exact solution.
+        averages: ``(K, ..., n)``, the mean of all policies up to there, the first one included.
+        gaps: ``(K, ...)``, how far ``policies`` are from solving the algorithm's own game: the duality gap
+            (SLHF) or exploitability (NLHF) in units of preference, what is left to earn (RLHF) in nats.
+        distances: ``(K, ...)``, total variation between ``policies`` and the exact solution of that game.
+            For OnlineDPO and for NashMD without a schedule that is not where they end, but what they are
+            compared with: the KL-Nash. At temperature 0, where there can be many equilibria, it is the
+            nearest one to the reference, which need not be the one that is approached: see ``gaps``.
         state: the algorithm's state after the last step.
     """
 
     steps: NDArray[np.int_]
     policies: Array
+    averages: Array
     gaps: Array
     distances: Array
     state: Any
@@ -51,10 +123,11 @@ def run(
     P: PreferenceMatrix,
     steps: int,
     record_every: int = 1,
-    parameterization: str = "simplex",
+    parameterization: str | None = None,
     leader_reference: ArrayLike | None = None,
     follower_reference: ArrayLike | None = None,
     progress: bool = False,
+    seed: int | None = None,
 ) -> Trace:
     """Follow ``spec`` on ``P`` from the references, every game of the batch at once.
 
@@ -63,36 +136,60 @@ def run(
         P: preferences of shape ``(..., n, n)``.
         steps: how many steps to take.
         record_every: steps between records; the first and last states are always recorded.
-        parameterization: what the steps move, "simplex" (probabilities) or "softmax" (logits).
+        parameterization: the form of the steps, by what they move: "simplex" (probabilities, with
+            projections), "softmax" (logits, by the policy gradient) or "mirror" (logits, by the reward
+            itself); for NashMD also "scheduled". None takes the algorithm's first in ``DYNAMICS``.
         leader_reference: pi_ref, broadcastable to ``(..., n)``; None is uniform.
         follower_reference: omega_ref, broadcastable to ``(..., n, n)``; None is uniform.
         progress: show a progress bar on standard error.
+        seed: take steps from sampled actions, as many as the spec says, instead of expectations. Step t
+            draws from (seed, t) for the whole batch.
 
     Raises:
-        InvalidParameter: an algorithm or parameterisation that is not available, or a bad number of steps.
+        InvalidParameter: an algorithm or form that is not available, or a bad number of steps or seed, or
+            a learning rate so large that probabilities became NaN.
         InvalidReference: a bad reference.
+        SLHFError: what the game's solver raises, for the exact solution.
     """
-    module = _module(spec)
-    if parameterization not in module.STEPS:
-        raise InvalidParameter(
-            f"parameterization = {parameterization!r}: {spec.name} is available as {', '.join(module.STEPS)}."
-        )
-    for name, value, least in (("steps", steps, 0), ("record_every", record_every, 1)):
+    dynamics = _dynamics(spec)
+    for name, value, least in (
+        ("steps", steps, 0),
+        ("record_every", record_every, 1),
+        ("seed", 0 if seed is None else seed, 0),
+    ):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise InvalidParameter(f"{name} = {value!r}: must be a whole number of at least {least}.")
-    game = module.create_game(spec, P, leader_reference, follower_reference)
-    step, state = module.STEPS[parameterization], module.init(game)
-    records = [(0, np.exp(state.log_policy), module.gap(game, state))]
+    step = _step(dynamics, spec, parameterization, seed)
+    game = dynamics.game.create_game(spec, P, leader_reference, follower_reference)
+    exact, state = dynamics.game.solution(game), dynamics.game.init(game)
+    total = np.exp(state.log_policy)
+    records = [(0, total, total, dynamics.game.gap(game, state))]
     for t in trange(1, steps + 1, disable=not progress):
-        state = step(spec, game, state)
+        state = step(spec, game, state) if seed is None else step(spec, game, state, np.random.default_rng([seed, t]))
+        policy = np.exp(state.log_policy)
+        total = total + policy
         if t % record_every == 0 or t == steps:
-            records.append((t, np.exp(state.log_policy), module.gap(game, state)))
-    taken, policies, gaps = (np.array(column) for column in zip(*records, strict=True))
-    return Trace(taken, policies, gaps, total_variation(policies, module.solution(game)), state)
+            if np.isnan(policy).any():
+                raise InvalidParameter(f"{spec!r} diverged by step {t}; lower the learning rate.")
+            records.append((t, policy, total / (t + 1), dynamics.game.gap(game, state)))
+    taken, policies, averages, gaps = (np.array(column) for column in zip(*records, strict=True))
+    return Trace(taken, policies, averages, gaps, total_variation(policies, exact), state)
 
 
-def _module(spec: Algorithm) -> ModuleType:
-    if type(spec) not in MODULES:
-        available = ", ".join(known.__name__ for known in MODULES)
+def _dynamics(spec: Algorithm) -> Dynamics:
+    if type(spec) not in DYNAMICS:
+        available = ", ".join(known.__name__ for known in DYNAMICS)
         raise InvalidParameter(f"{spec!r} has no tabular dynamics; available: {available}.")
-    return MODULES[type(spec)]
+    return DYNAMICS[type(spec)]
+
+
+def _step(dynamics: Dynamics, spec: Algorithm, form: str | None, seed: int | None) -> Step:
+    """The step of this form: exact without a seed, sampled with one."""
+    steps = dynamics.steps if seed is None else dynamics.sampled
+    sampled = "" if seed is None else " from samples"
+    if not steps:
+        raise InvalidParameter(f"seed = {seed}: {spec.name} has no sampled steps; drop the seed.")
+    form = next(iter(steps)) if form is None else form
+    if form not in steps:
+        raise InvalidParameter(f"parameterization = {form!r}: {spec.name} is available as {', '.join(steps)}{sampled}.")
+    return steps[form]

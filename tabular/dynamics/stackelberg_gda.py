@@ -10,7 +10,9 @@ which neither form of the step can see:
   ``LOG_FLOOR``: a finite push back inside. This moves the fixed point by at most n exp(LOG_FLOOR) in
   total variation. A probability below eta tau / 2 is a stiff direction, in which the steps oscillate.
 - ``step_softmax``: the exact policy gradient on logits. The Follower's gradient at y is weighted by
-  pi(y), so it is slow where the Leader seldom goes.
+  pi(y), so it is slow where the Leader seldom goes. Sampled, it is what ``llm`` does.
+- ``step_mirror``: the natural gradient, not in the paper. Dividing by the Fisher information leaves the
+  rewards themselves on the logits, and cancels pi(y): the Follower learns everywhere at the same speed.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import log_softmax
 
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
-from tabular.policies import Array, best_response
+from tabular.dynamics.policy_gradient import Actions, ascend, exact_gradient, reinforce, sample
+from tabular.policies import Array, best_response, log_of, log_ratio, project_to_simplex
 from tabular.preferences import PreferenceMatrix
 from tabular.stackelberg import StackelbergGame
 
@@ -66,37 +68,66 @@ def step_simplex(spec: StackelbergGDA, game: StackelbergGame, state: State) -> S
     leader, follower = gradients(game, state)
     policy = project_to_simplex(np.exp(state.log_policy) + spec.learning_rate * leader)
     reply = project_to_simplex(np.exp(state.log_follower) + spec.timescale * spec.learning_rate * follower)
-    with np.errstate(divide="ignore"):
-        return State(np.log(policy), np.log(reply))
+    return State(log_of(policy), log_of(reply))
 
 
 def step_softmax(spec: StackelbergGDA, game: StackelbergGame, state: State) -> State:
     """The same steps on logits: the gradient times the Jacobian diag(p) - p p^T of the softmax."""
     leader, follower = gradients(game, state)
+    return _climb(spec, state, exact_gradient(state.log_policy, leader), exact_gradient(state.log_follower, follower))
+
+
+def step_mirror(spec: StackelbergGDA, game: StackelbergGame, state: State) -> State:
+    """pi <- pi exp(eta R_L), omega <- omega exp(kappa eta R_F), normalised; R_L averaged over omega."""
+    leader_ratio = log_ratio(state.log_policy, game.log_leader_reference)
+    follower_ratio = log_ratio(state.log_follower, game.log_follower_reference)
+    leader = game.leader_earnings(state.log_follower) - game.tau_leader * leader_ratio
+    follower = follower_reward(game.p, follower_ratio, tau_follower=game.tau_follower)
+    return _climb(spec, state, leader, follower)
+
+
+def estimates(game: StackelbergGame, state: State, y: Actions, replies: Actions) -> tuple[Array, Array]:
+    """The gradients on the logits, ``(..., n)`` and ``(..., n, n)``, from samples.
+
+    Args:
+        game: the game.
+        state: what was sampled from.
+        y: ``(..., k)``, actions of the Leader.
+        replies: ``(..., k, m)``, actions of the Follower, m to each of them.
+    """
+
+    def sampled(table: Array) -> Array:
+        return np.take_along_axis(np.take_along_axis(table, y[..., None], -2), replies, -1)
+
+    p, follower_ratio = sampled(game.p), sampled(state.log_follower - game.log_follower_reference)
+    leader_ratio = np.take_along_axis(state.log_policy - game.log_leader_reference, y, -1)[..., None]
+    taus = {"tau_leader": game.tau_leader, "tau_follower": game.tau_follower}
+    earned = leader_reward(p, follower_ratio, leader_ratio, **taus).mean(-1)
+    answered = np.take_along_axis(state.log_follower, y[..., None], -2)
+    moves = reinforce(answered, replies, follower_reward(p, follower_ratio, tau_follower=game.tau_follower))
+    chosen = y[..., None] == np.arange(game.p.shape[-1])
+    return reinforce(state.log_policy, y, earned), np.einsum("...ky,...kz->...yz", chosen, moves) / y.shape[-1]
+
+
+def step_softmax_sampled(spec: StackelbergGDA, game: StackelbergGame, state: State, rng: np.random.Generator) -> State:
+    """:func:`step_softmax` from ``leader_samples`` actions with ``follower_samples`` replies each."""
+    y = sample(state.log_policy, spec.leader_samples, rng)
+    answered = np.take_along_axis(state.log_follower, y[..., None], -2)
+    leader, follower = estimates(game, state, y, sample(answered, spec.follower_samples, rng))
+    return _climb(spec, state, leader, follower)
+
+
+def _climb(spec: StackelbergGDA, state: State, leader: Array, follower: Array) -> State:
     return State(
-        _logit_step(state.log_policy, leader, spec.learning_rate),
-        _logit_step(state.log_follower, follower, spec.timescale * spec.learning_rate),
+        ascend(state.log_policy, leader, spec.learning_rate),
+        ascend(state.log_follower, follower, spec.timescale * spec.learning_rate),
     )
 
 
-def _logit_step(log_policy: Array, gradient: Array, rate: float) -> Array:
-    policy = np.exp(log_policy)
-    centred = gradient - np.sum(policy * gradient, axis=-1, keepdims=True)
-    return log_softmax(log_policy + rate * policy * centred, axis=-1)
-
-
-def project_to_simplex(v: Array) -> Array:
-    """The nearest point of the simplex, along the last axis (Held, Wolfe and Crowder 1974)."""
-    descending = -np.sort(-v, axis=-1)
-    excess = np.cumsum(descending, axis=-1) - 1
-    size = np.arange(1, v.shape[-1] + 1)
-    kept = np.sum(descending * size > excess, axis=-1, keepdims=True)
-    threshold = np.take_along_axis(excess, kept - 1, axis=-1) / kept
-    return np.maximum(v - threshold, 0)
-
-
-STEPS = {"simplex": step_simplex, "softmax": step_softmax}
+STEPS = {"simplex": step_simplex, "softmax": step_softmax, "mirror": step_mirror}
 """The step of each parameterisation."""
+SAMPLED_STEPS = {"softmax": step_softmax_sampled}
+"""Those that can be taken from samples."""
 
 
 def gap(game: StackelbergGame, state: State) -> Array:

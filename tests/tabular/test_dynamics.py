@@ -15,10 +15,11 @@ from slhf.errors import InvalidParameter, InvalidReference
 from tabular import PreferenceMatrix, solve_slhf
 from tabular.dynamics import Trace, run
 from tabular.dynamics import stackelberg_gda as gda
+from tabular.policies import project_to_simplex
 from tabular.stackelberg import StackelbergGame
 from tests.tabular.strategies import CONDORCET, examples, games, policies, seeds, single_games
 
-STEPS = st.sampled_from(["simplex", "softmax"])
+STEPS = st.sampled_from(["simplex", "softmax", "mirror"])
 
 
 def a_game(P, tau_leader, tau_follower, seed):
@@ -75,12 +76,12 @@ def test_softmax_step_is_the_policy_gradient_on_logits(P, seed):
 @given(v=st.lists(st.floats(-3, 3), min_size=1, max_size=6))
 def test_projection_is_the_nearest_point_of_the_simplex(v):
     v = np.array(v)
-    x = gda.project_to_simplex(v)
+    x = project_to_simplex(v)
     assert np.all(x >= 0)
     assert x.sum() == pytest.approx(1)
     assert np.all((np.eye(len(v)) - x) @ (v - x) <= 1e-12)  # no vertex lies further in the direction of v
     batch = np.stack([v, v[::-1]])
-    assert_allclose(gda.project_to_simplex(batch), [x, x[::-1]], atol=1e-15)
+    assert_allclose(project_to_simplex(batch), [x, x[::-1]], atol=1e-15)
 
 
 @examples(15)
@@ -101,6 +102,8 @@ def test_the_solution_is_a_fixed_point(P, parameterization, seed):
         ("simplex", 0.1, 1, 6000, 1e-12),
         ("softmax", 0.3, 5, 6000, 1e-12),
         ("softmax", 0.1, 10, 6000, 1e-3),
+        ("mirror", 0.3, 5, 2000, 1e-12),
+        ("mirror", 0.1, 5, 6000, 1e-12),
     ],
 )
 def test_reaches_the_closed_form(parameterization, tau, timescale, steps, distance):
@@ -115,6 +118,17 @@ def test_reaches_the_closed_form(parameterization, tau, timescale, steps, distan
 def test_a_faster_follower_helps():
     at_100 = [run(StackelbergGDA(0.05, k, 0.1, 0.1), CONDORCET, 100, 100).distances[-1] for k in (1, 5, 10)]
     assert_allclose(at_100, [0.0801, 0.0424, 0.0371], atol=1e-4)
+
+
+def test_mirror_steps_bear_small_temperatures_and_long_steps():
+    """At tau = .01 each form at its best step size of .05, .5 and 1: only the mirror form arrives in 3000 steps."""
+    left = {
+        form: min(run(StackelbergGDA(rate, 5, 0.01, 0.01), CONDORCET, 3000, 3000, form).distances[-1] for rate in rates)
+        for form, rates in (("simplex", (0.05, 0.5, 1)), ("softmax", (0.05, 0.5, 1)), ("mirror", (1,)))
+    }
+    assert left["mirror"] < 1e-12
+    assert left["softmax"] > 1e-3
+    assert left["simplex"] > 1e-4
 
 
 @examples(8)
