@@ -88,9 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m tabular", description="Exact solutions of preference games, and what they satisfy."
-    )
+    parser = _Parser(prog="python -m tabular", description="Exact solutions of games, what they satisfy.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     solve = commands.add_parser(
         "solve",

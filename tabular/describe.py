@@ -64,7 +64,7 @@ def as_table(game: dict[str, Any]) -> str:
     """One description, for reading."""
     scores = {"": game["labels"]} | {name: list(column.values()) for name, column in game["scores"].items()}
     sets = {
-        name.replace("_", " ").replace("condorcet", "Condorcet"): ", ".join(value) or "none"
+        _title(name): ", ".join(value) or "none"
         for name, value in game.items()
         if name.endswith(("winner", "winners", "loser", "set"))
     }
@@ -76,3 +76,9 @@ def as_table(game: dict[str, Any]) -> str:
         residual = f"{reward['residual']:.4g} nats; cyclic share of the log-odds {reward['cyclic_share']:.4g}"
     rows = sets | {"majority cycles": cycles, "transitive triples": shares, "largest misfit of a reward": residual}
     return "\n\n".join([tabulate(scores, headers="keys", floatfmt=".6g", disable_numparse=[0]), tabulate(rows.items())])
+
+
+def _title(name: str) -> str:
+    """A key in words, with the capitals of names."""
+    first, *rest = name.split("_")
+    return " ".join([first if first == "weak" else first.title(), *rest]).replace("condorcet", "Condorcet")
