@@ -2,12 +2,14 @@
 
 from tabular.nash import NashSolution, solve_nlhf
 from tabular.preferences import PreferenceMatrix
+from tabular.profiles import Profile
 from tabular.rlhf import RLHFSolution, solve_rlhf
 from tabular.stackelberg import StackelbergSolution, duality_gap, solve_slhf
 
 __all__ = [
     "NashSolution",
     "PreferenceMatrix",
+    "Profile",
     "RLHFSolution",
     "StackelbergSolution",
     "duality_gap",

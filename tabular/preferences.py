@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from slhf.errors import InvalidPreferences, MissingPair
-from tabular.files import read_matrix
+from tabular.files import COMPARISON_COLUMNS, PREFLIB, first_row, read_comparisons, read_matrix, read_preflib
 
 Array = NDArray[np.float64]
+
+Unranked = Literal["ignore", "bottom"]
+Missing = Literal["raise", "half"]
 
 TOLERANCE = 1e-9
 """How far P[i, j] + P[j, i] may be from 1: room for rounding, not for mistakes."""
@@ -64,7 +68,7 @@ class PreferenceMatrix:
 
     @classmethod
     def from_counts(
-        cls, wins: ArrayLike, missing: Literal["raise", "half"] = "raise", labels: Sequence[str] | None = None
+        cls, wins: ArrayLike, missing: Missing = "raise", labels: Sequence[str] | None = None
     ) -> PreferenceMatrix:
         """P[i, j] = wins[i, j] / (wins[i, j] + wins[j, i]).
 
@@ -97,16 +101,17 @@ class PreferenceMatrix:
         cls,
         rankings: Sequence[Sequence[Any]],
         weights: ArrayLike | None = None,
-        unranked: Literal["ignore", "bottom"] | None = None,
+        unranked: Unranked | None = None,
         labels: Sequence[str] | None = None,
-        missing: Literal["raise", "half"] = "raise",
+        missing: Missing = "raise",
     ) -> PreferenceMatrix:
         """Pairwise shares of a profile of rankings, such as ``from_rankings(["ABC", "BCA"], [2, 1])``.
 
         Args:
             rankings: each one lists alternatives, best first; a tuple, list or set inside a ranking
                 is a group of ties (half a win each).
-            weights: how many voters hold each ranking; None is one each.
+            weights: ``(..., rankings)``, how many voters hold each ranking; None is one each, and leading
+                axes make a batch of games.
             unranked: what a ranking says about alternatives it leaves out: nothing ("ignore"), or that
                 they tie below all others ("bottom"). Needed only if some ranking is partial.
             labels: the alternatives in matrix order; None takes those mentioned, sorted.
@@ -117,13 +122,13 @@ class PreferenceMatrix:
                 without a rule for it.
             MissingPair: see :meth:`from_counts`.
         """
-        profile = [[_group(entry) for entry in ranking] for ranking in rankings]
-        names = _alternatives(profile, labels)
+        profile = [[tie_group(entry) for entry in ranking] for ranking in rankings]
+        names = alternatives(profile, labels)
         index: dict[Hashable, int] = {name: i for i, name in enumerate(names)}
-        shares = _weights(weights, len(profile))
-        wins = np.zeros((len(names), len(names)))
-        for number, (groups, share) in enumerate(zip(profile, shares, strict=True)):
-            wins += share * _ranking_wins(groups, index, unranked, number)
+        shares = check_weights(weights, len(profile))
+        wins = np.zeros((*shares.shape[:-1], len(names), len(names)))
+        for number, groups in enumerate(profile):
+            wins += shares[..., number, None, None] * _ranking_wins(groups, index, unranked, number)
         return cls.from_counts(wins, missing, [str(name) for name in names])
 
     @classmethod
@@ -142,18 +147,66 @@ class PreferenceMatrix:
         return cls(expit(reward[..., :, None] - reward[..., None, :]), labels)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PreferenceMatrix:
-        """Read a CSV (with or without labels), .npy or JSON file; :mod:`tabular.files` says what they hold.
+    def from_preflib(
+        cls, path: str | os.PathLike[str], unranked: Unranked | None = None, missing: Missing = "raise"
+    ) -> PreferenceMatrix:
+        """The pairwise shares of a PrefLib file (.soc, .soi, .toc, .toi).
+
+        Args:
+            path: the file; :func:`tabular.files.read_preflib` says what it holds.
+            unranked: as in :meth:`from_rankings`; needed for incomplete orders.
+            missing: as in :meth:`from_counts`.
 
         Raises:
-            InvalidData: the file cannot be read as a matrix.
-            InvalidPreferences: it can, but the matrix holds no preferences.
+            InvalidData: names the file, line and field.
+            InvalidPreferences: see :meth:`from_rankings`.
         """
+        names, orders, counts = read_preflib(path)
+        with _naming(path):
+            return cls.from_rankings(orders, counts, unranked, names, missing)
+
+    @classmethod
+    def from_comparisons(cls, path: str | os.PathLike[str], missing: Missing = "raise") -> PreferenceMatrix:
+        """The shares of wins in a CSV of pairwise comparisons with the columns winner, loser and (optional) count.
+
+        Raises:
+            InvalidData: names the file, row and column.
+            MissingPair: see :meth:`from_counts`.
+        """
+        wins, names = read_comparisons(path)
+        with _naming(path):
+            return cls.from_counts(wins, missing, names)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], unranked: Unranked | None = None, missing: Missing = "raise"
+    ) -> PreferenceMatrix:
+        """Read a file of any kind that :mod:`tabular.files` knows.
+
+        A CSV whose first row begins with "winner, loser" holds comparisons, any other CSV a matrix.
+        ``unranked`` is for PrefLib files, ``missing`` for them and comparisons.
+
+        Raises:
+            InvalidData: the file cannot be read as what it should be.
+            InvalidPreferences: it can, but it holds no preferences.
+        """
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in PREFLIB:
+            return cls.from_preflib(path, unranked, missing)
+        if suffix == ".csv" and first_row(path)[:2] == list(COMPARISON_COLUMNS[:2]):
+            return cls.from_comparisons(path, missing)
         array, labels = read_matrix(path)
-        try:
+        with _naming(path):
             return cls(array, labels)
-        except InvalidPreferences as error:
-            raise InvalidPreferences(f"{os.fspath(path)}: {error}") from error
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors about preferences from a file begin with its name."""
+    try:
+        yield
+    except InvalidPreferences as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from error
 
 
 def _square(values: ArrayLike, name: str) -> Array:
@@ -212,11 +265,13 @@ def _entry(index: Iterable[int], names: tuple[str, ...]) -> str:
     return (f"Game {tuple(batch)}, entry" if batch else "Entry") + f" ({names[i]}, {names[j]})"
 
 
-def _group(entry: Any) -> Collection[Hashable]:
+def tie_group(entry: Any) -> Collection[Hashable]:
+    """What one place of a ranking holds: a group of ties as it is, anything else alone."""
     return entry if isinstance(entry, (tuple, list, set, frozenset)) else (entry,)
 
 
-def _alternatives(profile: list[list[Collection[Hashable]]], labels: Sequence[str] | None) -> list[Any]:
+def alternatives(profile: list[list[Collection[Hashable]]], labels: Sequence[str] | None) -> list[Any]:
+    """The labels, or whatever the rankings mention, sorted."""
     if not profile:
         raise InvalidPreferences("There are no rankings; give at least one.")
     if labels is not None:
@@ -228,13 +283,16 @@ def _alternatives(profile: list[list[Collection[Hashable]]], labels: Sequence[st
         raise InvalidPreferences(f"Alternatives of several kinds cannot be sorted ({error}); pass labels.") from error
 
 
-def _weights(weights: ArrayLike | None, count: int) -> Array:
+def check_weights(weights: ArrayLike | None, count: int) -> Array:
+    """``(..., count)``: one finite weight, not negative, for each ranking; ones by default."""
     shares = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
-    if shares.shape != (count,):
+    if shares.shape[-1:] != (count,):
         raise InvalidPreferences(f"weights has shape {shares.shape} for {count} rankings; give one weight each.")
-    if not np.all(np.isfinite(shares) & (shares >= 0)):
-        number = int(np.argmin(np.isfinite(shares) & (shares >= 0)))
-        raise InvalidPreferences(f"weights[{number}] = {shares[number]}: a weight must be finite and not negative.")
+    bad = np.argwhere(~(np.isfinite(shares) & (shares >= 0)))
+    if len(bad):
+        where = tuple(int(i) for i in bad[0])
+        name = ", ".join(map(str, where))
+        raise InvalidPreferences(f"weights[{name}] = {shares[where]}: a weight must be finite and not negative.")
     return shares
 
 

@@ -141,6 +141,53 @@ def test_as_a_program(file):
     assert done.stderr == f"error: {file}x: unknown kind of file '.csvx'; use one of .csv, .npy, .json.\n"
 
 
+def test_describe(capsys, file):
+    assert main(["describe", file, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["condorcet_winner"] == found["weak_condorcet_winners"] == found["condorcet_loser"] == []
+    assert found["smith_set"] == found["schwartz_set"] == found["copeland_winners"] == ["A", "B", "C"]
+    assert (found["borda_winners"], found["simpson_set"]) == (["B"], ["A"])
+    assert found["scores"]["simpson"] == {"A": 0.4, "B": 0.35, "C": 0.25}
+    assert (found["cycles"], found["shortest_cycle"]) == ({"3": 1}, 3)
+    assert found["transitivity"] == {"weak": 0, "moderate": 0, "strong": 0}
+    assert found["reward"]["residual"] == pytest.approx(0.7077, abs=1e-4)
+    assert main(["describe", file]) == 0
+    table = capsys.readouterr().out
+    for line in ("Condorcet winner            none", "Simpson set                 A\n", "1 of length 3", "0.7077 nats"):
+        assert line in table
+
+
+def test_describe_batches_and_sure_preferences(capsys, tmp_path):
+    chain = np.triu(np.ones((17, 17)), 1) + np.eye(17) / 2
+    np.save(tmp_path / "P.npy", np.stack([chain, chain.T]))
+    assert main(["describe", str(tmp_path / "P.npy"), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["games"]
+    assert (first["condorcet_winner"], second["condorcet_winner"]) == (["0"], ["16"])
+    assert first["reward"] == {"residual": None, "cyclic_share": None}
+    assert (first["cycles"], first["shortest_cycle"]) == ({"3": 0}, None)
+    assert main(["describe", str(tmp_path / "P.npy")]) == 0
+    table = capsys.readouterr().out
+    assert table.count("game (") == 2
+    assert "no finite reward fits" in table
+    assert "majority cycles             none" in table
+
+
+def test_profiles_and_comparisons_are_solved(capsys, tmp_path):
+    header = "# NUMBER ALTERNATIVES: 3\n" + "".join(
+        f"# ALTERNATIVE NAME {k}: {name}\n" for k, name in enumerate("ABC", 1)
+    )
+    (tmp_path / "p.soi").write_text(header + "8: 1,2,3\n7: 2,3\n5: 3,1,2\n")
+    assert main(["solve", str(tmp_path / "p.soi"), "--concept", "slhf"]) == 2
+    assert "unranked" in capsys.readouterr().err
+    found = answer(capsys, str(tmp_path / "p.soi"), "--concept", "slhf", "--tau", "0", "--unranked", "bottom")
+    assert_allclose(found["follower_value"], [0.4, 0.35, 0.25])
+    (tmp_path / "c.csv").write_text("winner,loser,count\nA,B,3\nB,A,1\nB,C,1\nC,B,1\n")
+    assert main(["describe", str(tmp_path / "c.csv")]) == 2
+    assert "Never compared: Entry (A, C)" in capsys.readouterr().err
+    assert main(["describe", str(tmp_path / "c.csv"), "--missing", "half", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weak_condorcet_winners"] == ["A", "C"]
+
+
 def test_help_teaches_with_examples(capsys):
     with pytest.raises(SystemExit):
         main(["solve", "--help"])

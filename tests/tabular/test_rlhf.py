@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import choix
 import numpy as np
 import pytest
 from hypothesis import given
@@ -171,3 +172,15 @@ def test_it_does_not_converge_in_silence(monkeypatch):
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(InvalidParameter, match=message):
         solve_rlhf(CONDORCET, **options)
+
+
+def test_choix_finds_the_same_rewards():
+    """300 sets of comparisons, each given to choix one by one, and to solve_rlhf as counts."""
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        n = int(rng.integers(2, 7))
+        wins = rng.integers(1, 4, size=(n, n)) * (1 - np.eye(n, dtype=int))
+        data = [(i, j) for i in range(n) for j in range(n) for _ in range(wins[i, j])]
+        expected = choix.ilsr_pairwise(n, data, tol=1e-11, max_iter=1000)
+        found = solve_rlhf(PreferenceMatrix.from_counts(wins), pair_weights=wins + wins.T).reward
+        assert_allclose(found, expected - expected.mean(), atol=1e-8)
