@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import json
 import platform
 import sys
@@ -33,7 +34,7 @@ class Command:
 
     With no argument: the quickstart. It trains StackelbergGDA, RLOO and Nash-MD-PG on a small language model
     that comes with the installation, lets them and the base model meet on held-out prompts, and prints the
-    table of win rates and where the report is (about twelve minutes on two CPU cores).
+    table of win rates and where the report is (about twelve minutes on two CPU cores, after set-up).
 
     A finished run is never repeated and an interrupted one resumes: start the same command again.
 
@@ -59,7 +60,8 @@ class Command:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, 1 after an error (one line on standard error), 130 when interrupted."""
-    command = tyro.cli(Command, args=arguments, prog="python experiments/run.py")
+    help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
+    command = tyro.cli(Command, args=arguments, prog="python experiments/run.py", description=help_text)
     quiet()
     keep_memory()
     try:

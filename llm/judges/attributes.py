@@ -34,9 +34,9 @@ class AttributeJudge:
     """Relevance, fluency, positivity, substance, completeness and concision vote on a pair of answers.
 
     - relevance: cosine similarity of prompt and finished sentences under all-MiniLM-L6-v2;
-    - fluency: mean log-likelihood per token of the text as a whole assistant's turn, its end included, under
-      the frozen base model;
-    - positivity: VADER's compound score of the finished sentences (Hutto & Gilbert 2014);
+    - fluency: log-likelihood of the text as a whole assistant's turn, its end included, under the frozen base
+      model, per distinct word (per token, repetition would look fluent: its tokens are easy to guess);
+    - positivity: VADER's compound score of the finished sentences, each word said once (Hutto & Gilbert 2014);
     - substance: distinct words in finished sentences, at most 12;
     - completeness: 1 if the text ends a sentence, else 0;
     - concision: minus the number of words beyond 18.
@@ -78,9 +78,9 @@ class AttributeJudge:
         sentences = [finished_sentences(y) for y in answers]
         columns = [
             (self._embed(prompts) * self._embed(sentences)).sum(-1),
-            self._fluency(answers),
-            np.array([self._sentiment.polarity_scores(y)["compound"] for y in sentences]),
-            np.array([distinct_words(y) for y in sentences]),
+            self._log_likelihood(answers) / [max(1, len(distinct_words(y))) for y in answers],
+            np.array([self._sentiment.polarity_scores(" ".join(distinct_words(y)))["compound"] for y in sentences]),
+            np.array([float(min(len(distinct_words(y)), ENOUGH_WORDS)) for y in sentences]),
             np.array([float(y != "" and y == whole) for y, whole in zip(sentences, answers, strict=True)]),
             np.array([-max(0.0, len(WORD.findall(y)) - WORDS_ALLOWED) for y in answers]),
         ]
@@ -97,8 +97,8 @@ class AttributeJudge:
         return vectors[[distinct.index(text) for text in texts]]
 
     @torch.no_grad()
-    def _fluency(self, texts: Sequence[str]) -> np.ndarray:
-        """Mean log p(token | tokens before it) over the text and the end-of-turn token after it."""
+    def _log_likelihood(self, texts: Sequence[str]) -> np.ndarray:
+        """Sum of log p(token | tokens before it) over the text and the end-of-turn token after it."""
         turns = [OPENING + text + self._tokenizer.eos_token for text in texts]
         batch = self._batch(self._tokenizer, turns)
         ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:].bool()
@@ -107,7 +107,7 @@ class AttributeJudge:
         logits = self._model.get_output_embeddings()(hidden[mask]).float()
         logp = torch.zeros(ids.shape, device=logits.device)
         logp[mask] = logits.gather(-1, ids[mask].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-        return (logp.sum(1) / mask.sum(1)).double().cpu().numpy()
+        return logp.sum(1).double().cpu().numpy()
 
     def _batch(self, tokenizer: Any, texts: Sequence[str]) -> Any:
         return tokenizer(
@@ -127,6 +127,6 @@ def finished_sentences(text: str) -> str:
     return found.group() if found else ""
 
 
-def distinct_words(text: str) -> float:
-    """How many different words a text has, counted up to ``ENOUGH_WORDS``."""
-    return float(min(len({word.lower() for word in WORD.findall(text)}), ENOUGH_WORDS))
+def distinct_words(text: str) -> list[str]:
+    """The words of a text in lower case, each once, in the order of their first appearance."""
+    return list(dict.fromkeys(word.lower() for word in WORD.findall(text)))

@@ -58,7 +58,7 @@ def test_errors_are_one_line_and_a_status_in_a_process_too():
 
 
 def test_a_game_without_a_reward_is_refused_before_any_training(tmp_path, capsys):
-    game = matrix(tmp_path, "1,2\n0.5,1.0\n0.0,0.5\n")
+    game = matrix(tmp_path, "A,B\n0.5,1.0\n0.0,0.5\n")
     assert main([FINITE, "--set", game, *SMALL, "--out", str(tmp_path)]) == 1
     assert "no finite Bradley-Terry rewards" in capsys.readouterr().err
     assert not list(tmp_path.glob("finite_answers/*"))

@@ -105,8 +105,8 @@ def test_a_second_start_repeats_nothing(finished, capsys):
 def test_runs_of_one_algorithm_are_named_by_what_differs(finished, capsys):
     assert main(arguments(finished.parent, "timescale=2,3")) == 0
     report = (finished / "report.md").read_text()
-    assert "SLHF (timescale=2)" in report
-    assert "SLHF (timescale=3) Follower" in report
+    assert "SLHF (timescale=2.0)" in report
+    assert "SLHF (timescale=3.0) Follower" in report
     assert "RLOO (" not in report
 
 

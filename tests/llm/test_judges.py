@@ -9,7 +9,7 @@ from slhf.errors import InvalidParameter, JudgeError
 from tabular import PreferenceMatrix, solve_rlhf
 
 PROMPT = "Give one tip for sleeping better."
-GOOD = (
+GOOD = "Keep a regular schedule and avoid screens before bed, so that your body rests well each night."
     "Keep a regular schedule and avoid screens before bed, because a calm routine helps your body rest well each night."
 )
 DEGENERATE = {
@@ -51,7 +51,7 @@ def test_features_do_not_depend_on_the_batch(attributes):
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("A a A.", 1), ("It's nice, isn't it?", 4), ("x " * 50, 1)])
 def test_distinct_words(text, count):
-    assert distinct_words(text) == count
+    assert len(distinct_words(text)) == count
 
 
 @pytest.mark.parametrize(
