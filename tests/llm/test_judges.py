@@ -10,8 +10,7 @@ from tabular import PreferenceMatrix, solve_rlhf
 
 PROMPT = "Give one tip for sleeping better."
 GOOD = "Keep a regular schedule and avoid screens before bed, so that your body rests well each night."
-    "Keep a regular schedule and avoid screens before bed, because a calm routine helps your body rest well each night."
-)
+LONGER = "Keep a regular schedule and avoid screens before bed, because a calm routine helps your body rest well every night."
 DEGENERATE = {
     "fragment": "Sleep well.",
     "cut off": "Keep a regular schedule and avoid screens before bed, as a calm evening helps and",
@@ -29,7 +28,10 @@ def attributes():
 
 @pytest.mark.parametrize("kind", DEGENERATE)
 def test_degenerate_text_does_not_win(attributes, kind):
-    assert ask(attributes, [PROMPT], [GOOD], [DEGENERATE[kind]])[0] > 0.5
+    """It beats neither of two plain answers, and loses to them on average."""
+    p = ask(attributes, [PROMPT] * 2, [GOOD, LONGER], [DEGENERATE[kind]] * 2)
+    assert p.min() >= 0.5
+    assert p.mean() > 0.5
 
 
 def test_preferences_are_antisymmetric_and_equal_texts_tie(attributes):
