@@ -10,7 +10,10 @@ from tabular import PreferenceMatrix, solve_rlhf
 
 PROMPT = "Give one tip for sleeping better."
 GOOD = "Keep a regular schedule and avoid screens before bed, so that your body rests well each night."
-LONGER = "Keep a regular schedule and avoid screens before bed, because a calm routine helps your body rest well every night."
+LONGER = (
+    "Keep a regular schedule and avoid screens before bed, "
+    "because a calm routine helps your body rest well every night."
+)
 DEGENERATE = {
     "fragment": "Sleep well.",
     "cut off": "Keep a regular schedule and avoid screens before bed, as a calm evening helps and",
