@@ -188,9 +188,11 @@ def draw(folder: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> No
 
 def by_role(metrics: dict[str, pd.DataFrame], name: str) -> dict[str, tuple[Any, Any]]:
     """The curves of ``leader_NAME`` and, where there is one, ``follower_NAME``."""
-    series = {title: (m["step"], m[f"leader_{name}"]) for title, m in metrics.items()}
+    series = {}
     for title, m in metrics.items():
-        if f"follower_{name}" in m:
+        both = f"follower_{name}" in m
+        series[f"{title} Leader" if both else title] = (m["step"], m[f"leader_{name}"])
+        if both:
             series[f"{title} Follower"] = (m["step"], m[f"follower_{name}"])
     return series
 
