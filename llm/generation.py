@@ -78,7 +78,7 @@ class TransformersGenerator:
 
 
 class TransformersSession:
-    """Left-aligned growth: every call appends columns to all rows, and a mask tells which are real."""
+    """Every call appends the same number of columns to all rows; a mask tells which of them are real."""
 
     def __init__(self, policy: Policy, mixture: float) -> None:
         self.policy = policy
