@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm import embedded
 from llm.chat import Chat, Role
+from llm.linear import lighten
+from llm.logprobs import token_logprobs
 from slhf.errors import ConfigError, InvalidParameter, MissingResource, require_at_least
 
 Segment = tuple[list[int], Role | None]
@@ -90,6 +92,7 @@ class Policy:
     def __init__(self, model: PeftModel, tokenizer: Any, temperature: float = 1.0) -> None:
         if not temperature > 0:
             raise InvalidParameter(f"The sampling temperature must be positive, got {temperature}.")
+        lighten(model)
         self.model = model.eval()  # no dropout: the reference and the policy differ by the adapter alone
         self.tokenizer = tokenizer
         self.chat = Chat(tokenizer)
@@ -154,6 +157,15 @@ class Policy:
         with self.model.disable_adapter():
             yield
 
+    @contextmanager
+    def acting(self, role: Role) -> Iterator[None]:
+        """Within this context the policy plays ``role``."""
+        yield
+
+    def adapter_of(self, role: Role) -> str:
+        """The name of the adapter that plays ``role``."""
+        return "default"
+
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The adapter's parameters by name."""
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -163,10 +175,12 @@ class Policy:
 
         One causal forward serves all roles. Only scored positions reach the vocabulary projection.
         """
-        hidden = self.decoder(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+        # No mask: with padding on the right, no token that counts sees any.
+        hidden = self.decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
         chosen = batch.scored[:, 1:]
-        logits = self.head(hidden[:, :-1][chosen]).float() / self.temperature
-        picked = logits.gather(-1, batch.ids[:, 1:][chosen].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        picked = token_logprobs(
+            hidden[:, :-1][chosen], self.head.weight, self.head.bias, batch.ids[:, 1:][chosen], self.temperature
+        )
         out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=self.device)
         out[:, 1:][chosen] = picked
         return out
