@@ -7,8 +7,7 @@ log-probabilities of training belong to another distribution.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -133,29 +132,34 @@ class RaggedCache(Cache):
         extra = columns - self.columns
         self.rows, self.columns = rows, max(columns, self.columns)
         if extra > 0:
-            self.keys, self.values = ([pad(x, (0, 0, 0, 0, 0, extra)) for x in each] for each in (self.keys, self.values))
+            self.keys, self.values = (
+                [pad(x, (0, 0, 0, 0, 0, extra)) for x in each] for each in (self.keys, self.values)
+            )
 
     def point(self, rows: Any, positions: Tensor, width: int) -> None:
-        """Say where the next forward pass writes: ``rows`` (a slice or (B,)), ``positions`` (B, T); it reads ``width``."""
+        """Say where the next forward pass writes, ``rows`` (a slice or (B,)) and ``positions`` (B, T); it reads
+        the first ``width`` columns."""
         self.at, self.width = (rows, positions), width
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Called by the model's attention: store (B, H, T, D) and return all keys and values of these rows."""
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Called by the model's attention: store (B, H, T, D), return all keys and values of these rows so far."""
         if layer_idx == len(self.keys):
             for store, new in ((self.keys, key_states), (self.values, value_states)):
                 store.append(new.new_zeros(self.rows, self.columns, new.shape[1], new.shape[3]))
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
         rows, positions = self.at
         index = torch.arange(rows.start, rows.stop, device=positions.device) if isinstance(rows, slice) else rows
-        seen = []
-        for store, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
-            store[index[:, None], positions] = new.transpose(1, 2)
-            seen.append(store[rows, : self.width].transpose(1, 2))
-        return seen[0], seen[1]
+        keys[index[:, None], positions] = key_states.transpose(1, 2)
+        values[index[:, None], positions] = value_states.transpose(1, 2)
+        return keys[rows, : self.width].transpose(1, 2), values[rows, : self.width].transpose(1, 2)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, which may repeat, in this order."""
         self.rows = len(rows)
-        self.keys, self.values = ([x[rows] for x in each] for each in (self.keys, self.values))
+        self._replace(lambda x: x[rows])
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.keys, self.values = list(map(change, self.keys)), list(map(change, self.values))
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Permute rows: each of ``sources`` goes to its place in ``targets``."""
@@ -180,8 +184,8 @@ class TransformersGenerator:
         kinds = set(getattr(config, "layer_types", None) or ())
         if kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
             raise ConfigError(
-                f"{type(policy.decoder).__name__} has layers that do not see the whole conversation (sliding windows or "
-                "others), which TransformersGenerator does not reproduce; use a model with full attention."
+                f"{type(policy.decoder).__name__} has layers that do not see the whole conversation (such as "
+                "sliding windows), which TransformersGenerator does not reproduce; use a model with full attention."
             )
         self.policy, self.compile = policy, compile
         self.fast = FastLinears(policy.model)
@@ -278,8 +282,7 @@ class TransformersSession:
             self.read, self.reader = [0] * len(self.conversations), adapter
         rows = list(range(len(self.conversations)))
         columns = max(map(len, self.conversations)) + room
-        shared = len(os.path.commonprefix(self.conversations))
-        shared = min(shared, *(len(conversation) - 1 for conversation in self.conversations))
+        shared = common_prefix(self.conversations)
         if not any(self.read) and len(rows) > 1 and shared > 0:  # such as a system prompt: read once
             self._reserve(1, columns)
             self._next_logits(slice(0, 1), self._tensor([self.conversations[0][:shared]]), [0])
@@ -320,8 +323,7 @@ class TransformersSession:
             logits[on] = self.policy.head(hidden).float() / self.policy.temperature
         if len(logits) == 1:
             return next(iter(logits.values()))
-        mixed = geometric_mixture(logits[True].log_softmax(-1), logits[False].log_softmax(-1), mixture=self.mixture)
-        return mixed
+        return geometric_mixture(logits[True].log_softmax(-1), logits[False].log_softmax(-1), mixture=self.mixture)
 
     def _reserve(self, rows: int, columns: int) -> None:
         for cache in self.caches.values():
@@ -362,3 +364,9 @@ def batches(lengths: list[int], tokens: int) -> list[list[int]]:
             parts.append([])
         parts[-1].append(row)
     return parts
+
+
+def common_prefix(conversations: list[list[int]]) -> int:
+    """How many first tokens all share, leaving each at least one of its own."""
+    columns = list(zip(*conversations, strict=False))[:-1]
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), len(columns))

@@ -51,7 +51,7 @@ class FastLinears:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.forwards: list[tuple[nn.Linear, Any]] | None = None
+        self.forwards: list[tuple[Any, Any]] | None = None
 
     @contextmanager
     def on(self) -> Iterator[None]:
