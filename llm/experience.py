@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm.chat import Chat, Role
-from llm.generation import Generator
+from llm.generation import Generator, Session
 from llm.judges import Judge, ask
 from llm.policy import Policy, Segment, Sharing, TokenBatch
 from slhf.runs import derive_seed
@@ -95,13 +95,24 @@ class Collector:
         texts: Texts,
         signal: Callable[[Texts], np.ndarray],
         step: int,
+        session: Session | None = None,
     ) -> Experience:
-        """Judge the texts and read the conversations with the reference."""
+        """Judge the texts and read the conversations with the reference.
+
+        Args:
+            conversations: R rows of segments.
+            texts: what to judge.
+            signal: gives the judge's preferences or rewards, (B,).
+            step: of the run.
+            session: where they were sampled; its trunk is used if it has one.
+        """
         with self.phase("judge"):
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
         with self.phase("reference"), torch.no_grad(), self.policy.reference():
             batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
-            trunk = self.policy.trunk(batch)
+            rows = [[token for ids, _ in segments for token in ids] for segments in conversations]
+            trunk = session.trunk(rows) if session is not None else None
+            trunk = self.policy.trunk(batch) if trunk is None else trunk
             reference = self.policy.logprobs(batch, trunk)
         return Experience(batch, reference, judged, texts, step, self.policy.sharing, trunk)
 

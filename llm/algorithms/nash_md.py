@@ -19,9 +19,9 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
         session = at.generator.open(opening)
         session.repeat(k)
         answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
-        session = at.generator.open(opening, mixture=spec.mixture)
-        session.repeat(k)
-        opponents = session.sample(at.max_new_tokens, at.seed(step, "opponent"))
+        rival = at.generator.open(opening, mixture=spec.mixture)
+        rival.repeat(k)
+        opponents = rival.sample(at.max_new_tokens, at.seed(step, "opponent"))
 
     texts = {
         "prompt": [x for x in prompts for _ in range(k)],
@@ -29,7 +29,7 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
         "opponent": [chat.text(y.ids) for y in opponents],
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
-    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"), step)
+    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"), step, session)
 
 
 def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

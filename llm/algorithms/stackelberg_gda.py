@@ -33,7 +33,7 @@ def collect(spec: StackelbergGDA, at: Collector, prompts: list[str], step: int) 
         "follower": [chat.text(z) for z in replies],
     }
     rows = two_role_rows(at.policy, prompts, answers, replies)
-    return at.experience(rows, texts, lambda texts: at.preferences(texts, "leader", "follower"), step)
+    return at.experience(rows, texts, lambda texts: at.preferences(texts, "leader", "follower"), step, session)
 
 
 def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:
