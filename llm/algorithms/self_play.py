@@ -25,7 +25,7 @@ def collect_groups(at: Collector, prompts: list[str], step: int, groups: int, si
     prompts = [x for x in prompts for _ in range(times)]
     texts = {"prompt": prompts, "leader": [chat.text(y) for y in answers]}
     rows: list[list[Segment]] = [[(chat.prompt(x), None), (y, "leader")] for x, y in zip(prompts, answers, strict=True)]
-    return at.experience(rows, texts, lambda texts: win_rates(at, texts, size), step)
+    return at.experience(rows, texts, lambda texts: win_rates(at, texts, size), step, session)
 
 
 def win_rates(at: Collector, texts: Texts, size: int) -> np.ndarray:

@@ -100,6 +100,9 @@ def test_the_trunk_read_once_gives_the_same_values_and_gradients(tmp_path, shari
 def test_nothing_is_taken_for_frozen_that_is_trained(tmp_path):
     whole = tiny_policy(tmp_path / "adapters")
     assert frozen_layers(whole.decoder) == 0
+    for name, p in whole.trainable():
+        p.requires_grad_("layers.0." not in name)
+    assert frozen_layers(whole.decoder) == 0  # not trained, but adapted: not the reference's
     batch = pack(whole, [conversation(whole, [whole.chat.eos])])
     assert whole.trunk(batch) is None
     full = Policy.load(str(tmp_path / "adapters"), None, dtype="float32")
