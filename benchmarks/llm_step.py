@@ -17,7 +17,8 @@ rules out the end of sequence, so that all generate and train the same number of
 Each runs in a process of its own (for its peak memory), one step in turn; the medians leave out the first round. The
 limits of the machine, memory bandwidth and FLOP/s of a matrix product, are measured between the rounds.
 
-TRL is a peer, not a dependency: pip install --no-deps -r benchmarks/requirements.txt, or leave it out with --without trl.
+TRL is a peer, not a dependency: pip install --no-deps -r benchmarks/requirements.txt, or leave it out with
+--without trl.
 """
 
 from __future__ import annotations
