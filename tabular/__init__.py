@@ -1,18 +1,26 @@
 """Exact solutions of preference games: RLHF, NLHF and SLHF on matrices."""
 
+from tabular.best_of import best_of, best_of_sampled, compute_parity
 from tabular.nash import NashSolution, solve_nlhf
 from tabular.preferences import PreferenceMatrix
 from tabular.profiles import Profile
+from tabular.refinement import CommunicatingClass, Refinement, refinement_curve
 from tabular.rlhf import RLHFSolution, solve_rlhf
 from tabular.stackelberg import StackelbergSolution, duality_gap, solve_slhf
 
 __all__ = [
+    "CommunicatingClass",
     "NashSolution",
     "PreferenceMatrix",
     "Profile",
     "RLHFSolution",
+    "Refinement",
     "StackelbergSolution",
+    "best_of",
+    "best_of_sampled",
+    "compute_parity",
     "duality_gap",
+    "refinement_curve",
     "solve_nlhf",
     "solve_rlhf",
     "solve_slhf",

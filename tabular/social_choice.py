@@ -47,7 +47,7 @@ def smith_set(P: PreferenceMatrix) -> Mask:
 
     These are the alternatives from which paths of "is not beaten by" lead to every other.
     """
-    return np.all(_reaches(~np.swapaxes(majority(P), -1, -2)), axis=-1)
+    return np.all(reaches(~np.swapaxes(majority(P), -1, -2)), axis=-1)
 
 
 def schwartz_set(P: PreferenceMatrix) -> Mask:
@@ -56,11 +56,11 @@ def schwartz_set(P: PreferenceMatrix) -> Mask:
     These are the alternatives that reach, by paths of "beats", everyone who so reaches them. It is
     part of the Smith set, and equal to it where there are no ties.
     """
-    reaches = _reaches(majority(P))
-    return np.all(reaches | ~np.swapaxes(reaches, -1, -2), axis=-1)
+    paths = reaches(majority(P))
+    return np.all(paths | ~np.swapaxes(paths, -1, -2), axis=-1)
 
 
-def _reaches(edges: Mask) -> Mask:
+def reaches(edges: Mask) -> Mask:
     """``(..., n, n)``: the reflexive and transitive closure (Warshall 1962)."""
     closure = edges | np.eye(edges.shape[-1], dtype=bool)
     for k in range(edges.shape[-1]):
