@@ -6,6 +6,7 @@ from tabular.preferences import PreferenceMatrix
 from tabular.profiles import Profile
 from tabular.refinement import CommunicatingClass, Refinement, refinement_curve
 from tabular.rlhf import RLHFSolution, solve_rlhf
+from tabular.sensitivity import condition, influence, nlhf_sensitivity, rlhf_sensitivity, slhf_sensitivity
 from tabular.stackelberg import StackelbergSolution, duality_gap, solve_slhf
 
 __all__ = [
@@ -19,8 +20,13 @@ __all__ = [
     "best_of",
     "best_of_sampled",
     "compute_parity",
+    "condition",
     "duality_gap",
+    "influence",
+    "nlhf_sensitivity",
     "refinement_curve",
+    "rlhf_sensitivity",
+    "slhf_sensitivity",
     "solve_nlhf",
     "solve_rlhf",
     "solve_slhf",

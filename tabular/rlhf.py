@@ -73,7 +73,7 @@ def solve_rlhf(
     """
     tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
     log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=tau > 0)
-    weights = _pair_weights(pair_weights, P)
+    weights = pair_weights_of(pair_weights, P)
     if l2 == 0:
         _check_connected(P, weights)
     reward, certificate = fit_bradley_terry(P.p, weights, l2)
@@ -157,7 +157,7 @@ def _newton_step(reward: Array, p: Array, weights: Array, l2: float) -> tuple[Ar
     return step, np.sum(step * gradient, axis=-1)
 
 
-def _pair_weights(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Array:
+def pair_weights_of(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Array:
     """Validated ``(..., n, n)`` weights with a zero diagonal."""
     if pair_weights is None:
         return np.broadcast_to(1 - np.eye(P.n), P.p.shape)
