@@ -10,7 +10,7 @@ so that n^2 numbers twice say everything that the Jacobian's n^3 say:
 - NLHF: log pi = log pi_ref + P pi / tau + constant gives (I - A S / tau) d logits = D pi / tau and d pi = S d logits.
 - RLHF: the score equations give H dr = (sum_j W[i, j] D[i, j])_i, H the information matrix, and d pi = S dr / tau.
 
-At temperature 0 solutions jump, and there is no derivative: see :func:`tabular.robustness.flip_budgets`.
+At temperature 0 solutions jump, and there is no derivative: see :func:`tabular.adversary.flip_budgets`.
 """
 
 from __future__ import annotations
