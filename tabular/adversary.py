@@ -32,8 +32,7 @@ class Attack:
 
     Attributes:
         preferences: the perturbed game.
-        total_variation: how far its policy is from the unperturbed one's: at most this much was reached, so
-            the worst case is at least as bad.
+        total_variation: how far its policy is from the unperturbed one's: a lower bound of the worst case.
     """
 
     preferences: PreferenceMatrix

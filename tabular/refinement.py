@@ -133,7 +133,7 @@ class Refinement:
         """``(...)``: how many answers it takes to meet a target, in expectation; 1 if the first always is one.
 
         Infinite where with some probability no target ever comes, or where float64 has no number so large.
-        ``targets`` as in :meth:`met`.
+        ``targets`` as in :meth:`met`. A start of ``np.eye(n)`` gives the expectation from every first answer.
         """
         mask = self.mask(targets)
         shape = np.broadcast_shapes(mask.shape, self.log_start.shape)
@@ -235,7 +235,7 @@ def refinement_curve(
 
 def exploitability(P: PreferenceMatrix, policy: ArrayLike) -> Array:
     """``(...)``: max_y P(y > policy) - 1/2, how much the best reply to a policy ``(..., n)`` wins by."""
-    return P.prefer(policy).max(-1) - 0.5
+    return np.maximum(P.prefer(policy).max(-1) - 0.5, 0)  # the policy itself wins by 0; below that is rounding
 
 
 def _rounds(rounds: int) -> int:

@@ -89,6 +89,7 @@ def test_compute_parity():
     assert_allclose(rows.loc[("best of N", "nash")].met, rows.loc[("resampling", "nash")].met)
     best = by_ordered_samples(CONDORCET.p, s.policy, 3)
     row = rows.loc[("best of N", "leader", 3)]
+    assert rows.returned["best of N", "leader", 1] == pytest.approx(s.policy[1])
     assert row.returned == pytest.approx(best[1])
     assert row.beats_refinement == pytest.approx(best @ CONDORCET.p @ last)
     assert row.exploitability == pytest.approx(max(CONDORCET.p @ best) - 0.5)

@@ -21,7 +21,7 @@ EQUAL = PreferenceMatrix.from_rankings(["ABC", "BCA", "CAB"])
 def sparse_chains(draw, largest=5):
     """A start and a kernel with many zeros, so that there are several classes."""
     rng = np.random.default_rng(draw(seeds))
-    n = draw(st.integers(1, largest))
+    n = draw(st.integers(2, largest))
     kernel = rng.dirichlet(np.ones(n), size=n) * (rng.uniform(size=(n, n)) < draw(st.sampled_from([0.3, 0.6, 1.0])))
     kernel[kernel.sum(1) == 0, rng.integers(n)] = 1
     start = rng.dirichlet(np.ones(n)) * (np.arange(n) <= rng.integers(n))
@@ -129,6 +129,28 @@ def test_a_condorcet_winner_absorbs():
     assert chain.expected_answers([1]) == np.inf
 
 
+def test_a_user_who_may_wait_for_ever_waits_for_ever_in_expectation():
+    chain = Refinement.create([1, 0, 0], [[0, 0.5, 0.5], [0, 1, 0], [0, 0, 1]])
+    assert_allclose(chain.met(1, 3), [0, 0.5, 0.5])
+    assert chain.expected_answers(1) == np.inf
+    assert chain.expected_answers([1, 2]) == 2
+    assert chain.expected_answers(0) == 1
+
+
+def test_from_every_first_answer():
+    chain = Refinement.create(np.eye(3), solve_slhf(CONDORCET, 0.1, 0.1).follower)
+    further = chain.expected_answers(2) - 1  # first-step equations: 0 at the target, else 1 + the mean of the next
+    assert_allclose(further, np.where(np.arange(3) == 2, 0, 1 + chain.kernel[0] @ further), rtol=1e-13)
+
+
+def test_a_single_answer():
+    chain = Refinement.create([1], [[1]])
+    (only,) = chain.classes()
+    assert (only.states, only.closed, only.period, only.stationary.tolist()) == ((0,), True, 1, [1])
+    assert chain.long_run() == chain.expected_answers(0) == 1
+    assert chain.expected_answers([False]) == np.inf
+
+
 def test_small_temperatures_do_not_underflow():
     """The Follower leaves A, the Condorcet winner, once in about exp(.1 / tau) rounds."""
     P = PreferenceMatrix.from_margins(np.array([[0, 0.1, 0.1], [-0.1, 0, 0.05], [-0.1, -0.05, 0]]))
@@ -189,8 +211,8 @@ def test_the_curve_says_what_the_preference_says():
     assert_allclose(curve.beats_policy, chain.distributions(3) @ p @ pi)
     third = pi @ omega @ omega
     assert curve.exploitability[2] == pytest.approx(max(p @ third) - 0.5)
-    against_nash = refinement_curve(CONDORCET, chain, 0, 2, policy=[0.5, 0.2, 0.3])
-    assert (against_nash.beats_policy <= 0.5 + 1e-12).all()
+    against_b = refinement_curve(CONDORCET, chain, 0, 2, policy=[0, 1, 0])
+    assert_allclose(against_b.beats_policy, chain.distributions(2) @ p[:, 1])
 
 
 def test_an_improved_answer_can_be_more_exploitable_than_what_it_improves_on():
