@@ -20,7 +20,7 @@ from scipy.special import log_softmax
 from slhf.certificates import Certificate
 from slhf.errors import InvalidParameter, NotConverged
 from tabular import lotteries
-from tabular.policies import Array, check_temperature, log_reference
+from tabular.policies import Array, check_temperature, log_of, log_reference
 from tabular.preferences import PreferenceMatrix
 
 Selection = Literal["any", "max_entropy", "exact"]
@@ -61,10 +61,10 @@ def solve_nlhf(
         P: preferences of shape ``(..., n, n)``.
         tau: temperature >= 0, in units of preference per nat.
         reference: pi_ref, full support, broadcastable to ``(..., n)``; None is uniform.
-        selection: which lottery to take at tau = 0, where there can be many: "any" vertex that the
-            linear program finds; "max_entropy", the I-projection of the reference onto all of them,
-            which is the limit for tau -> 0; "exact", a vertex proved in rational arithmetic, with
-            preferences read as :func:`tabular.lotteries.as_fractions` says.
+        selection: which lottery to take at tau = 0, where there can be many: "any" that
+            :func:`tabular.lotteries.any_lotteries` finds; "max_entropy", the I-projection of the reference
+            onto all of them, which is the limit for tau -> 0; "exact", a vertex proved in rational arithmetic,
+            with preferences read as :func:`tabular.lotteries.as_fractions` says.
 
     Raises:
         InvalidParameter: a bad temperature or selection, or a reference that would play no part.
@@ -92,34 +92,36 @@ def _solution(log_policy: Array, certificate: Certificate, rational: NDArray[np.
     return NashSolution(np.exp(log_policy), log_policy, half, log_policy > -np.inf, certificate, rational)
 
 
+def _batched(certificate: Certificate, shape: tuple[int, ...]) -> Certificate:
+    """A certificate of a list of games as that of a batch of this shape."""
+    gap, residual, iterations = certificate.gap, certificate.residual, certificate.iterations
+    return Certificate(gap.reshape(shape), residual.reshape(shape), iterations.reshape(shape), certificate.method)
+
+
 def _exact_lottery(P: PreferenceMatrix) -> NashSolution:
     """Temperature 0 in rational arithmetic, game by game."""
     found = [lotteries.exact(p) for p in P.p.reshape(-1, P.n, P.n)]
     rational = np.array(found, dtype=object).reshape(P.p.shape[:-1])
-    with np.errstate(divide="ignore"):
-        log_policy = np.log(rational.astype(np.float64))
+    log_policy = log_of(rational.astype(np.float64))
     zero = np.zeros(P.batch_shape)
     return _solution(log_policy, Certificate(zero, zero, 0, "rational simplex", exact=True), rational)
 
 
 def _lottery(P: PreferenceMatrix, log_ref: Array, selection: Selection) -> NashSolution:
-    """Temperature 0 in floating point, game by game."""
-    games, references = P.margins.reshape(-1, P.n, P.n), log_ref.reshape(-1, P.n)
+    """Temperature 0 in floating point."""
+    margins = P.margins.reshape(-1, P.n, P.n)
+    accepted = lotteries.tolerance(margins)
     if selection == "max_entropy":
-        method = "projected newton"
-        found = [lotteries.max_entropy(a, ref) for a, ref in zip(games, references, strict=True)]
+        log_policies, certificate = lotteries.max_entropy_lotteries(margins, log_ref.reshape(-1, P.n))
     else:
-        method = "linear program"
-        found = [lotteries.any_lottery(a) for a in games]
-    log_policies, residuals, iterations = zip(*found, strict=True)
-    log_policy, residual = np.reshape(log_policies, log_ref.shape), np.reshape(residuals, P.batch_shape)
-    gap = np.einsum("...ij,...j->...i", P.margins, np.exp(log_policy)).max(-1)
-    solution = _solution(log_policy, Certificate(gap, residual, np.reshape(iterations, P.batch_shape), method))
-    tolerance = lotteries.TOLERANCE * np.abs(P.margins).max((-2, -1))
-    if not np.all((gap <= tolerance) & (residual <= tolerance)):
+        policies, certificate = lotteries.any_lotteries(margins, accepted)
+        log_policies = log_of(policies)
+    solution = _solution(log_policies.reshape(log_ref.shape), _batched(certificate, P.batch_shape))
+    if not (np.maximum(certificate.gap, certificate.residual) <= accepted).all():
         raise NotConverged(
-            f"The {method} left an exploitability of {np.max(gap):.1e} and a residual of {np.max(residual):.1e}; the "
-            f'game is almost degenerate; try selection="exact", or a small positive tau.',
+            f"The {certificate.method} left an exploitability of {np.max(certificate.gap):.1e} and a residual of "
+            f'{np.max(certificate.residual):.1e}; the game is almost degenerate; try selection="exact", or a small '
+            f"positive tau.",
             solution,
             solution.certificate,
         )
@@ -132,11 +134,8 @@ def _kl_nash(P: PreferenceMatrix, tau: float, log_ref: Array) -> NashSolution:
     log_policy, iterations = follow_path(margins, flat, 1 / tau)
     error = _log_error(margins, flat, log_policy, np.full(len(flat), 1 / tau))
     divergence = _divergence(log_policy, error)
-    certificate = Certificate(
-        (tau * divergence).reshape(P.batch_shape),
-        (tau * np.ptp(error, axis=-1)).reshape(P.batch_shape),
-        iterations.reshape(P.batch_shape),
-        "newton path following",
+    certificate = _batched(
+        Certificate(tau * divergence, tau * np.ptp(error, axis=-1), iterations, "newton path following"), P.batch_shape
     )
     solution = _solution(log_policy.reshape(log_ref.shape), certificate)
     distance = np.sqrt(2 * divergence)  # bounds ||pi - pi*||_1; below 1e-14 / tau it is rounding in P
