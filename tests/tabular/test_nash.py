@@ -148,7 +148,8 @@ def test_newton_step_uses_the_true_jacobian():
     step = 1e-6
     columns = [(equation(logits + step * e) - equation(logits - step * e)) / (2 * step) for e in np.eye(3)]
     expected = logits - np.linalg.solve(np.array(columns).T, equation(logits))
-    actual, _ = nash.newton_step(A[None], log_ref[None], logits[None], np.array([inverse_tau]))
+    reach = np.abs(A).max(0)
+    actual, _ = nash.newton_step(A[None], reach[None], log_ref[None], logits[None], np.array([inverse_tau]))
     assert_allclose(actual[0], expected - logsumexp(expected), atol=1e-8)
 
 
