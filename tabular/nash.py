@@ -136,7 +136,9 @@ def _kl_nash(P: PreferenceMatrix, tau: float, log_ref: Array) -> NashSolution:
     """Positive temperature, many games at once, by :func:`follow_path`."""
     margins, flat = P.margins.reshape(-1, P.n, P.n), log_ref.reshape(-1, P.n)
     count = max(1, ENTRIES_AT_ONCE // P.n**2)
-    parts = [follow_path(margins[i : i + count], flat[i : i + count], 1 / tau) for i in range(0, max(1, len(flat)), count)]
+    parts = [
+        follow_path(margins[i : i + count], flat[i : i + count], 1 / tau) for i in range(0, max(1, len(flat)), count)
+    ]
     log_policy, iterations = (np.concatenate(part) for part in zip(*parts, strict=True))
     error = _log_error(margins, flat, log_policy, np.full(len(flat), 1 / tau))
     divergence = _divergence(log_policy, error)
