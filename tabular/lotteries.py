@@ -17,13 +17,11 @@ from scipy.special import log_softmax, logsumexp
 from slhf.certificates import Certificate
 from slhf.errors import NotConverged
 from tabular.interior_point import central_lottery, polish
-from tabular.pivoting import pivoted_lotteries
+from tabular.pivoting import SMALLEST_PROBABILITY, compiled, pivoted_lotteries
 from tabular.policies import Array
 
 TOLERANCE = 1e-9
 """Largest exploitability of an accepted lottery, relative to the game's largest margin."""
-ROUNDING = 1e-12
-"""Probabilities below it in a solution are zeros with rounding errors."""
 CLEAR = 1e-6
 """Probabilities and slacks of a central lottery that are surely positive; a share ``TOLERANCE`` of it is surely 0."""
 MAX_ITERATIONS = 500
@@ -31,44 +29,62 @@ LARGEST_PIVOTED = 500
 """Pivots cost n^2 each and about n^1.5 are needed; interior-point steps cost n^3, and about 17 are needed."""
 
 
-def tolerance(margins: Array) -> Array:
-    """``(games,)``: the largest exploitability and residual of an accepted lottery of these games."""
-    return TOLERANCE * np.abs(margins).max((-2, -1))
-
-
-def any_lotteries(margins: Array, accepted: Array) -> tuple[Array, Certificate]:
+def any_lotteries(margins: Array) -> tuple[Array, Certificate, NDArray[np.bool_]]:
     """A lottery of each game of ``margins`` ``(games, n, n)``, and what it is worth.
 
     Principal pivoting finds it (a vertex of the lotteries), or beyond ``LARGEST_PIVOTED`` alternatives an
-    interior-point method (a lottery inside them, where there are several). Where its answer's residual is larger
-    than ``accepted`` ``(games,)``, a linear program is solved; the certificate's ``method`` says for how many games.
+    interior-point method (a lottery inside them, where there are several). Where that does not prove
+    its answer to ``TOLERANCE``, a linear program is solved; the certificate's ``method`` says for how many games.
+
+    Returns:
+        policies ``(games, n)``, their certificate, and which of them are within ``TOLERANCE``.
     """
     games, n = margins.shape[:-1]
     if n <= LARGEST_PIVOTED:
         method = "principal pivoting"
         policies, iterations = pivoted_lotteries(margins)
-        policies = np.where(policies > ROUNDING, policies, 0)
     else:
         method = "interior point"
         policies, iterations = np.empty((games, n)), np.empty(games, dtype=np.int_)
         for game, A in enumerate(margins):
             x, w, steps = central_lottery(A)
             policies[game], iterations[game] = polish(A, np.where(x > w, x, 0)), steps
-    gap, residual = _violation(margins, policies)
-    unproved = ~(residual <= accepted)
-    if unproved.any():
-        method += f", linear program for {unproved.sum()} of {games} games"
-        for index in np.flatnonzero(unproved):
+    gap, residual, proved = exploitability(margins, policies)
+    if not proved.all():
+        method += f", linear program for {games - proved.sum()} of {games} games"
+        for index in np.flatnonzero(~proved):
             policies[index], iterations[index] = _minimax_program(margins[index])
-        gap, residual = _violation(margins, policies)
-    return policies, Certificate(gap, residual, iterations, method)
+        gap, residual, proved = exploitability(margins, policies)
+    return policies, Certificate(gap, residual, iterations, method), proved
 
 
-def _violation(margins: Array, policies: Array) -> tuple[Array, Array]:
-    """``(games,)`` each: what the best opponent gains, and the same less what the worst action played earns."""
-    advantage = np.matmul(margins, policies[..., None])[..., 0]
-    gap = advantage.max(-1)
-    return gap, gap - np.where(policies > 0, advantage, np.inf).min(-1)
+def exploitability(margins: Array, policies: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """``(games,)`` each: what the best opponent gains, the same less what the worst action played earns, both small.
+
+    As E_pi A pi = 0, the second is the larger of the two. Both are infinite for what is no policy (NaNs, say).
+    """
+    gap, residual, largest = np.empty((3, len(margins)))
+    _exploitability(margins, policies, gap, residual, largest)
+    return gap, residual, residual <= TOLERANCE * largest
+
+
+@compiled
+def _exploitability(margins, policies, gap, residual, largest):  # type: ignore[no-untyped-def]
+    """Fill in the last three: for many small games array operations would take longer than solving them."""
+    for game in range(len(margins)):
+        best, worst, scale, total = -np.inf, np.inf, 0.0, 0.0
+        for i in range(policies.shape[1]):
+            advantage = 0.0
+            for j in range(policies.shape[1]):
+                advantage += margins[game, i, j] * policies[game, j]
+                scale = max(scale, abs(margins[game, i, j]))
+            best = max(best, advantage)
+            if policies[game, i] != 0:
+                worst = min(worst, advantage)
+            total += abs(policies[game, i])
+        is_policy = abs(total - 1) <= TOLERANCE and policies[game].min() >= 0
+        largest[game] = scale
+        gap[game], residual[game] = (best, best - worst) if is_policy else (np.inf, np.inf)
 
 
 def _minimax_program(margins: Array) -> tuple[Array, int]:
@@ -93,7 +109,7 @@ def _linear_program(cost: Array, upper: Array, n: int) -> tuple[Array, int]:
     if result.status != 0:
         certificate = Certificate(np.inf, np.inf, int(result.nit), "linear program")
         raise NotConverged(f"The linear program of a maximal lottery failed: {result.message}", None, certificate)
-    policy = np.where(result.x[:n] > ROUNDING, result.x[:n], 0)
+    policy = np.where(result.x[:n] > SMALLEST_PROBABILITY, result.x[:n], 0)
     return policy / policy.sum(), int(result.nit)
 
 
@@ -127,12 +143,13 @@ def essential_set(margins: Array) -> NDArray[np.bool_]:
     return policy > slack
 
 
-def max_entropy_lotteries(margins: Array, log_ref: Array) -> tuple[Array, Certificate]:
-    """The lottery of each game nearest to its reference in KL(pi || pi_ref): logs, and what they are worth."""
+def max_entropy_lotteries(margins: Array, log_ref: Array) -> tuple[Array, Certificate, NDArray[np.bool_]]:
+    """The lottery of each game nearest to its reference in KL(pi || pi_ref): logs; the rest as above."""
     found = [_max_entropy(A, ref) for A, ref in zip(margins, log_ref, strict=True)]
     log_policies, residuals, iterations = (np.array(part) for part in zip(*found, strict=True))
     gap = np.matmul(margins, np.exp(log_policies)[..., None])[..., 0].max(-1)
-    return log_policies, Certificate(gap, residuals, iterations, "projected newton")
+    proved = np.maximum(gap, residuals) <= TOLERANCE * np.abs(margins).max((-2, -1))
+    return log_policies, Certificate(gap, residuals, iterations, "projected newton"), proved
 
 
 def _max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
@@ -216,7 +233,7 @@ def exact(p: Array) -> list[Fraction]:
     margins = as_fractions(p)
     common = math.lcm(*(entry.denominator for row in margins for entry in row))
     payoff = np.array([[int(entry * common) for entry in row] for row in margins], dtype=object)
-    suggestion = any_lotteries(p[None] - 0.5, np.array([np.inf]))[0][0]
+    suggestion = any_lotteries(p[None] - 0.5)[0][0]
     x = _kernel(payoff, np.flatnonzero(suggestion))
     if not _is_lottery(payoff, x):
         start = _Tableau(payoff + (np.abs(payoff).max() + 1))

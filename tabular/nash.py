@@ -114,14 +114,13 @@ def _exact_lottery(P: PreferenceMatrix) -> NashSolution:
 def _lottery(P: PreferenceMatrix, log_ref: Array, selection: Selection) -> NashSolution:
     """Temperature 0 in floating point."""
     margins = P.margins.reshape(-1, P.n, P.n)
-    accepted = lotteries.tolerance(margins)
     if selection == "max_entropy":
-        log_policies, certificate = lotteries.max_entropy_lotteries(margins, log_ref.reshape(-1, P.n))
+        log_policies, certificate, proved = lotteries.max_entropy_lotteries(margins, log_ref.reshape(-1, P.n))
     else:
-        policies, certificate = lotteries.any_lotteries(margins, accepted)
+        policies, certificate, proved = lotteries.any_lotteries(margins)
         log_policies = log_of(policies)
     solution = _solution(log_policies.reshape(log_ref.shape), _batched(certificate, P.batch_shape))
-    if not (np.maximum(certificate.gap, certificate.residual) <= accepted).all():
+    if not proved.all():
         raise NotConverged(
             f"The {certificate.method} left an exploitability of {np.max(certificate.gap):.1e} and a residual of "
             f'{np.max(certificate.residual):.1e}; the game is almost degenerate; try selection="exact", or a small '

@@ -20,8 +20,10 @@ from tabular.policies import Array
 
 SMALLEST_PIVOT, ROUNDING = 1e-11, 1e-13
 """Entries of the tableau too small to divide by, and how negative rounding makes a zero; the largest margin is 1."""
+SMALLEST_PROBABILITY = 1e-12
+"""Anything below is a zero with rounding errors."""
 
-_compiled = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+compiled = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
 def pivoted_lotteries(margins: Array) -> tuple[Array, NDArray[np.int_]]:
@@ -39,7 +41,7 @@ def pivoted_lotteries(margins: Array) -> tuple[Array, NDArray[np.int_]]:
     return policies, pivots
 
 
-@_compiled
+@compiled
 def _solve(margins, policies, pivots):  # type: ignore[no-untyped-def]
     games, n = policies.shape
     tableau, direction = np.empty((n, n)), np.empty(n)
@@ -49,17 +51,18 @@ def _solve(margins, policies, pivots):  # type: ignore[no-untyped-def]
         pivots[game], entering = _follow(tableau, direction, first, in_play, 20 * n + 100)
         # The solution is the basic values times x_first = 1, or the direction in which nothing stops `entering`.
         column = first if entering < 0 else entering
-        total = 0.0
         for i in range(n):
-            value = tableau[i, column] if in_play[i] and i != first else 0.0
-            if i == column and not in_play[i]:
-                value = 1.0
-            policies[game, i] = max(value, 0.0)
-            total += policies[game, i]
-        policies[game] /= total
+            policies[game, i] = tableau[i, column] if in_play[i] and i != first else 0.0
+        if not in_play[column]:
+            policies[game, column] = 1.0
+        for _ in range(2):  # once for the scale, once without rounding errors
+            total = policies[game].sum()
+            for i in range(n):
+                share = policies[game, i] / total
+                policies[game, i] = share if share > SMALLEST_PROBABILITY else 0.0
 
 
-@_compiled
+@compiled
 def _start(margins, tableau, direction):  # type: ignore[no-untyped-def]
     """Fill in the tableau, and a direction d in which strong actions come into play before weak ones.
 
@@ -88,7 +91,7 @@ def _start(margins, tableau, direction):  # type: ignore[no-untyped-def]
     return first
 
 
-@_compiled
+@compiled
 def _follow(tableau, direction, first, in_play, most):  # type: ignore[no-untyped-def]
     """Lower theta to 0: the number of pivots, and -1 or the index of what grows without limit."""
     n = len(tableau)
@@ -114,7 +117,7 @@ def _follow(tableau, direction, first, in_play, most):  # type: ignore[no-untype
     return -1, -1
 
 
-@_compiled
+@compiled
 def _exchange(tableau, direction, r, s):  # type: ignore[no-untyped-def]
     """Let both unknowns of index r, and both of s, change sides between basic and nonbasic."""
     n = len(tableau)

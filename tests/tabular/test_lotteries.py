@@ -67,7 +67,7 @@ def test_fractions_mean_what_people_write():
 
 def suggest(monkeypatch, policy):
     """Let the floating-point lottery of one game be this one."""
-    monkeypatch.setattr(lotteries, "any_lotteries", lambda margins, accepted: (np.array([policy], dtype=float), None))
+    monkeypatch.setattr(lotteries, "any_lotteries", lambda margins: (np.array([policy], dtype=float), None, None))
 
 
 @pytest.mark.parametrize("wrong", [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]])
@@ -119,10 +119,10 @@ def test_many_degenerate_games_need_no_linear_program():
                 else complete(rng.uniform(size=(160, n, n)))
             )
             margins = PreferenceMatrix(p).margins
-            accepted = 1e-12 * np.abs(margins).max((-2, -1))
-            _, certificate = lotteries.any_lotteries(margins, accepted)
+            _, certificate, proved = lotteries.any_lotteries(margins)
             assert certificate.method == "principal pivoting"
-            assert np.all(certificate.residual <= accepted)
+            assert np.all(certificate.residual <= 1e-12 * np.abs(margins).max((-2, -1)))
+            assert proved.all()
             for A in margins[:10]:
                 x, w, steps = central_lottery(A)
                 policy = polish(A, np.where(x > w, x, 0))
@@ -156,6 +156,22 @@ def test_large_games(n, method):
         assert s.certificate.method == method
         assert s.certificate.residual <= 1e-12
         assert 1 < s.support.sum() < n
+
+
+@examples()
+@given(P=games(batches=((3,),)), seed=seeds)
+def test_exploitability_by_its_definition(P, seed):
+    policies_ = np.random.default_rng(seed).dirichlet(np.ones(P.n), size=3)
+    policies_[0] = np.eye(P.n)[0]
+    advantage = np.einsum("gij,gj->gi", P.margins, policies_)
+    gap, residual, proved = lotteries.exploitability(P.margins, policies_)
+    assert_allclose(gap, advantage.max(-1), atol=1e-15)
+    assert_allclose(residual, gap - np.where(policies_ > 0, advantage, np.inf).min(-1), atol=1e-15)
+    assert proved.tolist() == (residual <= 1e-9 * np.abs(P.margins).max((-2, -1))).tolist()
+    for no_policy in (np.nan * policies_, 1.1 * policies_, 0 * policies_, policies_ - 2 * np.eye(P.n)[0]):
+        gap, residual, proved = lotteries.exploitability(P.margins, no_policy)
+        assert np.all(np.isposinf([gap, residual]))
+        assert not proved.any()
 
 
 @examples()
