@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from slhf.errors import InvalidData, MissingResource
 
-SHORTEST_SAMPLE = 0.01
+SHORTEST_SAMPLE = 0.003
 """Shorter calls are repeated within one sample, in seconds."""
 WARM_UP = 0.5
 """The first call of a contestant is left out of the samples if it takes less, in seconds."""

@@ -70,12 +70,12 @@ class Sizes:
 
     n: int = 4000
     batch: int = 1_000_000
-    rounds: int = 7
-    budget: float = 30
+    rounds: int = 25
+    budget: float = 45
     program_n: int = 1000
 
 
-QUICK = Sizes(n=320, batch=10_000, rounds=3, budget=2, program_n=200)
+QUICK = Sizes(n=320, batch=10_000, rounds=5, budget=2, program_n=200)
 
 
 @dataclass(frozen=True)
@@ -521,6 +521,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.only:
         raw = {"machine": about, "sizes": asdict(sizes), "timings": [asdict(timing) for timing in timings]}
         raw["growth"] = {kind: [asdict(growth) for growth in rows] for kind, rows in grown.items()}
+        (HERE / "results").mkdir(exist_ok=True)
         (HERE / "results" / "tabular.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
         write_section(HERE / "README.md", "tabular", text)
     return 0

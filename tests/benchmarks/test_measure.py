@@ -180,7 +180,6 @@ def test_command_line_refuses_what_is_missing(monkeypatch, capsys):
 def test_command_line_writes_results_and_readme(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "HERE", tmp_path)
     monkeypatch.setattr(command, "QUICK", command.Sizes(n=10, batch=20, rounds=1, budget=0, program_n=10))
-    (tmp_path / "results").mkdir()
     (tmp_path / "README.md").write_text("<!-- tabular:begin -->\n<!-- tabular:end -->\n", encoding="utf-8")
     left_out = [option for peer in command.PEERS if peer not in ("HiGHS", "choix") for option in ("--without", peer)]
     assert command.main(["--quick", *left_out]) == 0
