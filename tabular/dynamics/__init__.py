@@ -12,7 +12,7 @@ An algorithm is a game and the forms that its steps can take, all pure functions
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +45,7 @@ from tabular.dynamics import (
     reward_game,
     stackelberg_gda,
 )
+from tabular.dynamics.sampling import against_samples
 from tabular.policies import Array, total_variation
 from tabular.preferences import PreferenceMatrix
 
@@ -58,35 +59,48 @@ class Dynamics:
     Attributes:
         game: the module of the game it plays.
         steps: its exact step in each form; the first is the default.
-        sampled: its step from samples, in the forms that have one.
+        sampled: its step from samples, in the forms that have one. "softmax" forms estimate the gradient from
+            sampled actions (what ``llm`` does); others play against sampled opponents (:mod:`~.sampling`).
     """
 
     game: ModuleType
     steps: Mapping[str, Step]
-    sampled: Mapping[str, Step] = field(default_factory=dict)
+    sampled: Mapping[str, Step]
+
+
+def _nash(steps: Mapping[str, Step], softmax_sampled: Step | None = None) -> Dynamics:
+    """An algorithm of the symmetric game: all but its "softmax" form see the game only through win rates."""
+    sampled: dict[str, Step] = {name: against_samples(step) for name, step in steps.items()}
+    if softmax_sampled is not None:
+        sampled["softmax"] = softmax_sampled
+    return Dynamics(nash_game, steps, sampled)
 
 
 DYNAMICS: dict[type[Algorithm], Dynamics] = {
     StackelbergGDA: Dynamics(stackelberg_gda, stackelberg_gda.STEPS, stackelberg_gda.SAMPLED_STEPS),
     RLOO: Dynamics(reward_game, {"softmax": policy_gradient.step_rloo}, {"softmax": policy_gradient.step_rloo_sampled}),
-    NashMD: Dynamics(
-        nash_game,
+    NashMD: _nash(
         {
             "mirror": mirror_descent.step_nash_md,
             "scheduled": mirror_descent.step_nash_md_scheduled,
             "softmax": policy_gradient.step_nash_pg,
         },
-        {"softmax": policy_gradient.step_nash_pg_sampled},
+        policy_gradient.step_nash_pg_sampled,
     ),
-    SPO: Dynamics(nash_game, {"softmax": policy_gradient.step_nash_pg, "mirror": mirror_descent.step_regularised}),
-    SPPO: Dynamics(nash_game, {"mirror": mirror_descent.step_mwu}),
-    OMWU: Dynamics(nash_game, {"mirror": extragradient.step_omwu, "simplex": extragradient.step_ogda}),
-    INPO: Dynamics(nash_game, {"mirror": mirror_descent.step_regularised}),
-    EGPO: Dynamics(nash_game, {"mirror": extragradient.step_egpo}),
-    MMD: Dynamics(nash_game, {"mirror": mirror_descent.step_mmd}),
-    MPO: Dynamics(nash_game, {"mirror": mirror_descent.step_mpo}),
-    OnlineIPO: Dynamics(nash_game, {"softmax": pairwise_losses.step_ipo}),
-    OnlineDPO: Dynamics(nash_game, {"softmax": pairwise_losses.step_dpo}),
+    SPO: _nash(
+        {"softmax": policy_gradient.step_nash_pg, "mirror": mirror_descent.step_regularised},
+        policy_gradient.step_spo_sampled,
+    ),
+    SPPO: _nash(
+        {"mirror": mirror_descent.step_mwu, "softmax": policy_gradient.step_nash_pg}, policy_gradient.step_spo_sampled
+    ),
+    OMWU: _nash({"mirror": extragradient.step_omwu, "simplex": extragradient.step_ogda}),
+    INPO: _nash({"mirror": mirror_descent.step_regularised}),
+    EGPO: _nash({"mirror": extragradient.step_egpo}),
+    MMD: _nash({"mirror": mirror_descent.step_mmd}),
+    MPO: _nash({"mirror": mirror_descent.step_mpo}),
+    OnlineIPO: _nash({"softmax": pairwise_losses.step_ipo}, pairwise_losses.step_ipo_sampled),
+    OnlineDPO: _nash({"softmax": pairwise_losses.step_dpo}, pairwise_losses.step_dpo_sampled),
 }
 """Which game and which steps each spec has."""
 
@@ -133,12 +147,14 @@ def run(
 
     Args:
         spec: the algorithm and its settings, such as ``StackelbergGDA(learning_rate=.05)``.
-        P: preferences of shape ``(..., n, n)``.
+        P: preferences of shape ``(..., n, n)``. Games of a batch draw independently, so copies of one game,
+            ``PreferenceMatrix(np.broadcast_to(P.p, (seeds, n, n)))``, are runs with as many seeds.
         steps: how many steps to take.
         record_every: steps between records; the first and last states are always recorded.
         parameterization: the form of the steps, by what they move: "simplex" (probabilities, with
             projections), "softmax" (logits, by the policy gradient) or "mirror" (logits, by the reward
-            itself); for NashMD also "scheduled". None takes the algorithm's first in ``DYNAMICS``.
+            itself); for NashMD also "scheduled". None takes the algorithm's first in ``DYNAMICS`` that is
+            exact, or with a seed sampled.
         leader_reference: pi_ref, broadcastable to ``(..., n)``; None is uniform.
         follower_reference: omega_ref, broadcastable to ``(..., n, n)``; None is uniform.
         progress: show a progress bar on standard error.
@@ -187,8 +203,6 @@ def _step(dynamics: Dynamics, spec: Algorithm, form: str | None, seed: int | Non
     """The step of this form: exact without a seed, sampled with one."""
     steps = dynamics.steps if seed is None else dynamics.sampled
     sampled = "" if seed is None else " from samples"
-    if not steps:
-        raise InvalidParameter(f"seed = {seed}: {spec.name} has no sampled steps; drop the seed.")
     form = next(iter(steps)) if form is None else form
     if form not in steps:
         raise InvalidParameter(f"parameterization = {form!r}: {spec.name} is available as {', '.join(steps)}{sampled}.")

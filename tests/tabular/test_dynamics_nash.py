@@ -36,6 +36,7 @@ FIXED = {
     "SPO, softmax": (SPO(0.7, 0.2), "softmax"),
     "SPO, mirror": (SPO(0.7, 0.2), "mirror"),
     "SPPO": (SPPO(0.7), "mirror"),
+    "SPPO, softmax": (SPPO(0.7), "softmax"),
     "OMWU": (OMWU(0.7), "mirror"),
     "OGDA": (OMWU(0.2), "simplex"),
     "INPO": (INPO(0.7, 0.2), "mirror"),
@@ -195,6 +196,21 @@ def test_sppo_is_multiplicative_weights():
     residual = np.diff(np.log(trace.policies), axis=0) - 0.3 * (q[:-1] - 0.5)
     assert_allclose(residual, residual.mean(-1, keepdims=True) * np.ones(5), atol=1e-12)
     assert_array_equal(run(SPO(0.3), P, 20, parameterization="mirror").policies, trace.policies)
+
+
+@examples(10)
+@given(P=single_games(), seed=seeds)
+def test_softmax_sppo_is_a_gradient_step_on_its_regression(P, seed):
+    """Of E_{y ~ pi_t}[(log pi/pi_t(y) - eta (P(y > pi_t) - 1/2))^2], half its length, from pi_t."""
+    now, rate = policies((P.n,), seed, 0.05), 0.4
+    target = rate * (P.prefer(now) - 0.5)
+
+    def loss(logits):
+        return now @ (logits - np.log(np.exp(logits).sum()) - np.log(now) - target) ** 2
+
+    slope = [(loss(np.log(now) + m) - loss(np.log(now) - m)) / 2e-5 for m in 1e-5 * np.eye(P.n)]
+    after = run(SPPO(rate), P, 1, 1, "softmax", now).policies[-1]
+    assert_allclose(after, normalised(now * np.exp(-0.5 * np.array(slope))), atol=1e-9)
 
 
 def test_on_rock_paper_scissors_mwu_spirals_out_and_omwu_in():
