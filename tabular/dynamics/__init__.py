@@ -121,6 +121,7 @@ class Trace:
             For OnlineDPO and for NashMD without a schedule that is not where they end, but what they are
             compared with: the KL-Nash. At temperature 0, where there can be many equilibria, it is the
             nearest one to the reference, which need not be the one that is approached: see ``gaps``.
+        solution: ``(..., n)``, that exact solution.
         state: the algorithm's state after the last step.
     """
 
@@ -129,6 +130,7 @@ class Trace:
     averages: Array
     gaps: Array
     distances: Array
+    solution: Array
     state: Any
 
 
@@ -157,7 +159,7 @@ def run(
             exact, or with a seed sampled.
         leader_reference: pi_ref, broadcastable to ``(..., n)``; None is uniform.
         follower_reference: omega_ref, broadcastable to ``(..., n, n)``; None is uniform.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error, if that is a terminal.
         seed: take steps from sampled actions, as many as the spec says, instead of expectations. Step t
             draws from (seed, t) for the whole batch.
 
@@ -180,7 +182,7 @@ def run(
     exact, state = dynamics.game.solution(game), dynamics.game.init(game)
     total = np.exp(state.log_policy)
     records = [(0, total, total, dynamics.game.gap(game, state))]
-    for t in trange(1, steps + 1, disable=not progress):
+    for t in trange(1, steps + 1, disable=None if progress else True, leave=False):
         state = step(spec, game, state) if seed is None else step(spec, game, state, np.random.default_rng([seed, t]))
         policy = np.exp(state.log_policy)
         total = total + policy
@@ -189,7 +191,7 @@ def run(
                 raise InvalidParameter(f"{spec!r} diverged by step {t}; lower the learning rate.")
             records.append((t, policy, total / (t + 1), dynamics.game.gap(game, state)))
     taken, policies, averages, gaps = (np.array(column) for column in zip(*records, strict=True))
-    return Trace(taken, policies, averages, gaps, total_variation(policies, exact), state)
+    return Trace(taken, policies, averages, gaps, total_variation(policies, exact), exact, state)
 
 
 def _dynamics(spec: Algorithm) -> Dynamics:
