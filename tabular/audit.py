@@ -215,7 +215,10 @@ def shrink(rule: str, axiom: str, counts: Ints) -> Ints:
 
 
 def _smaller(counts: Ints, electorates: int) -> Iterator[Ints]:
-    """Batches of profiles a little smaller than this one, the smallest first."""
+    """Batches of profiles a little smaller than this one, to be tried in turn.
+
+    One alternative, two voters or one voter fewer; two voters fewer and one who votes otherwise; one group fewer.
+    """
     parts = counts.reshape(electorates, -1)
     n = size(parts)
     if n > 2:
@@ -224,8 +227,10 @@ def _smaller(counts: Ints, electorates: int) -> Iterator[Ints]:
     held = np.flatnonzero(counts)
     units = np.eye(len(counts), dtype=np.int64)
     pairs = [units[i] + units[j] for i, j in combinations_with_replacement(held, 2)]
+    triples = [pair + units[i] for pair in pairs for i in held]
+    swaps = [triple - units[j] for triple in triples for j in range(len(counts))]
     moves = [units[i] * counts[i] - units[j] * counts[i] for i in held for j in held if i != j]
-    for removed in (pairs, [units[i] for i in held], moves):
+    for removed in (pairs, [units[i] for i in held], swaps, moves):
         candidates = counts - np.array(removed, dtype=np.int64).reshape(-1, len(counts))
         voters = candidates.reshape(len(candidates), electorates, -1).sum(-1)
         candidates = candidates[np.all(candidates >= 0, axis=1) & np.all(voters > 0, axis=1)]
