@@ -243,6 +243,18 @@ def test_the_average_of_mwu_approaches_nash_as_one_over_root_t(P):
     assert np.sqrt(D / (2 * T)) < trace.gaps[0].max() / 2
 
 
+@pytest.mark.parametrize("P", [RPS, uniform_games(6, 10)], ids=["rps", "random"])
+def test_the_average_of_onpo_approaches_nash_as_one_over_t(P):
+    """Two optimistic players' regrets add up to a constant: exploitability <= D / (eta T), D as above, any T."""
+    mu, rate = normalised(0.3 ** np.arange(P.n)), 0.5
+    D = -np.log(mu.min())
+    for T in (50, 200, 800, 3200):
+        optimistic, plain = (run(spec, P, T - 1, T, leader_reference=mu) for spec in (OMWU(rate), SPPO(rate)))
+        exploitability, larger = ((P.prefer(t.averages[-1]) - 0.5).max(-1) for t in (optimistic, plain))
+        assert np.all(exploitability <= D / (rate * T))
+    assert np.max(larger) > 1.4 * D / (rate * T)  # multiplicative weights do not keep this bound
+
+
 def test_mpo_reaches_the_game_without_price():
     """MMD alone stops at the KL-Nash; moving its magnet goes on to the lottery."""
     spec = {"learning_rate": 1, "tau": 0.1}
