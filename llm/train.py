@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from llm import checkpoint
-from llm.algorithms import State, before_step, implementation, parameter_groups
+from llm.algorithms import State, before_step, check, implementation, parameter_groups
 from llm.data import batch_at
 from llm.experience import Collector, Experience, Reward
 from llm.generation import TransformersGenerator
@@ -104,8 +104,10 @@ def train(
     Raises:
         TrainingError: the loss or gradient is not finite, or a step left the adapter as it was.
         JudgeError: the judge failed.
+        ConfigError: the algorithm cannot be run so.
     """
     model, config = model or ModelConfig(), config or TrainConfig()
+    check(spec, model.sharing, config.steps)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:
         raise ConfigError("llm.train runs on one process; start it without `accelerate launch` or torchrun.")
@@ -167,7 +169,7 @@ def update(
     before = [p.detach().clone() for p in parameters]
 
     optimizer.zero_grad()
-    logp = policy.logprobs(experience.batch)
+    logp = policy.logprobs(experience.batch, experience.trunk)
     loss, metrics = implementation(spec).loss(spec, logp, experience)
     accelerator.backward(loss)
     norm = float(
