@@ -103,6 +103,12 @@ def _best(score: NDArray[np.int_] | Array) -> Mask:
     return score >= score.max(-1, keepdims=True) - TIE_TOLERANCE
 
 
+def cycle_edges(P: PreferenceMatrix) -> Mask:
+    """``(..., n, n)``: True where i beats j on some majority cycle: j reaches i again by wins."""
+    beats = majority(P)
+    return beats & np.swapaxes(_reaches(beats), -1, -2)
+
+
 def three_cycles(P: PreferenceMatrix) -> NDArray[np.int_]:
     """``(...)``: how many triples beat each other in a circle; each is counted once."""
     beats = majority(P).astype(np.float64)  # counts are exact in float64, whose matrix product is fast
