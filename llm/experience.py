@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from llm.chat import Role
-from llm.generation import Generator
+from llm.generation import Generator, Sample
 from llm.judges import Judge, ask
+from llm.microbatch import logprobs
 from llm.policy import Policy, Segment, TokenBatch
 from slhf.runs import derive_seed
 from slhf.signals import leave_one_out
@@ -42,6 +43,17 @@ class Experience:
     """(B,), float32: the judge's p(y > y'), or a scalar reward."""
     texts: Texts
     """What was judged."""
+    sampled: Tensor | None = None
+    """(B, T), the sampler's own log-probability of each scored token, 0 elsewhere."""
+    generated: int = 0
+    """Tokens sampled for it, opponents' answers included."""
+    replies: int = 1
+    """m, how many replies to one answer are compared with it; they are in adjacent rows."""
+
+    @property
+    def compared(self) -> bool:
+        """Whether two answers were compared, so that the signal is a preference and not a reward."""
+        return len(self.texts) > 2
 
     def log_ratio(self, logp: Tensor, role: Role) -> Tensor:
         """(B, T): the role's per-token log(pi/pi_ref), without gradient, 0 for all other tokens."""
@@ -59,6 +71,8 @@ class Collector:
     run_seed: int
     reward: Reward | None = None
     """Only RLOO reads it."""
+    tokens_per_micro_batch: int | None = None
+    """How many tokens the reference reads at a time."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time spent per phase since the loop last cleared it."""
 
@@ -82,14 +96,30 @@ class Collector:
         conversations: Sequence[Sequence[Segment]],
         texts: Texts,
         signal: Callable[[Texts], np.ndarray],
+        samples: Mapping[str, Sequence[Sample]],
+        replies: int = 1,
     ) -> Experience:
-        """Judge the texts and read the conversations with the reference."""
+        """Judge the texts and read the conversations with the reference.
+
+        Args:
+            conversations: B lists of segments.
+            texts: what to judge.
+            signal: gives the judge's preferences or rewards, (B,).
+            samples: by role, what was sampled: B samples, those of a role in the conversations in their order.
+            replies: m, see :class:`Experience`.
+        """
         with self.phase("judge"):
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
-        with self.phase("reference"), torch.no_grad(), self.policy.reference():
+        with self.phase("reference"), self.policy.reference():
             batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
-            reference = self.policy.logprobs(batch)
-        return Experience(batch, reference, judged, texts)
+            reference = logprobs(self.policy, batch, self.tokens_per_micro_batch)
+        sampled = torch.zeros_like(reference)
+        for role, mask in batch.owners.items():
+            sampled[mask] = torch.tensor([p for y in samples[role] for p in y.logprobs], device=sampled.device)
+        distinct = {
+            id(y): len(y.ids) for group in samples.values() for y in group
+        }  # an answer repeats with its replies
+        return Experience(batch, reference, judged, texts, sampled, sum(distinct.values()), replies)
 
 
 def to_go(per_token: Tensor) -> Tensor:

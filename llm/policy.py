@@ -71,6 +71,12 @@ class TokenBatch:
                 start += len(tokens)
         return cls(ids.to(device), attention.to(device), {role: mask.to(device) for role, mask in owners.items()})
 
+    def rows(self, index: Tensor) -> TokenBatch:
+        """Some of the conversations, padded no further than the longest of them."""
+        length = int(self.attention[index].sum(1).max())
+        owners = {role: mask[index, :length] for role, mask in self.owners.items()}
+        return TokenBatch(self.ids[index, :length], self.attention[index, :length], owners)
+
     @property
     def scored(self) -> Tensor:
         """(batch, length): tokens that some role chose."""

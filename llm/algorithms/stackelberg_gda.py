@@ -37,7 +37,8 @@ def collect(spec: StackelbergGDA, at: Collector, prompts: list[str], step: int) 
         [(x, None), (y.ids, "leader"), (chat.turn(y.ids), None), (reply.ids, "follower")]
         for x, y, reply in zip(opening, answers, replies, strict=True)
     ]
-    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "follower"))
+    samples = {"leader": answers, "follower": replies}
+    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "follower"), samples, m)
 
 
 def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

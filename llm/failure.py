@@ -1,0 +1,145 @@
+"""A step that failed, kept so that it can be computed again: ``python -m llm.failure RUN/failed_step``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm.algorithms import IMPLEMENTATIONS, implementation
+from llm.config import ModelConfig
+from llm.experience import Experience
+from llm.microbatch import logprobs
+from llm.policy import Policy, TokenBatch, default_device
+from slhf.algorithms import Algorithm
+from slhf.errors import InvalidData, SLHFError, TrainingError
+from slhf.runs import Run, write_directory
+
+NAME = "failed_step"
+
+
+@contextmanager
+def recorded(
+    run: Run, policy: Policy, spec: Algorithm, model: ModelConfig, experience: Experience, budget: int | None, step: int
+) -> Iterator[None]:
+    """Save the inputs of the step if this context ends in a :class:`TrainingError`, which then says where.
+
+    ``failed_step/step.json`` holds prompts, texts and settings, ``tensors.safetensors`` token ids, masks, the
+    judge's signal and the log-probabilities of reference, sampler and policy, ``adapter`` the adapter.
+    """
+    try:
+        yield
+    except TrainingError as error:
+        facts = {
+            "step": step,
+            "error": str(error),
+            "algorithm": {"name": spec.name, **asdict(spec)},
+            "model": asdict(model),
+            "replies": experience.replies,
+            "texts": experience.texts,
+        }
+        tensors = to_tensors(experience) | {"logp": logprobs(policy, experience.batch, budget)}
+
+        def fill(path: Path) -> None:
+            policy.save(path / "adapter")
+            save_file({name: value.contiguous() for name, value in tensors.items()}, path / "tensors.safetensors")
+            (path / "step.json").write_text(json.dumps(facts, indent=2, allow_nan=False))
+
+        path = run.path / NAME
+        write_directory(path, fill)
+        raise TrainingError(
+            f"{error} The step's inputs are in {path}; `python -m llm.failure {path}` computes its loss again."
+        ) from error
+
+
+def to_tensors(experience: Experience) -> dict[str, torch.Tensor]:
+    """All tensors of an experience by name."""
+    batch = experience.batch
+    tensors = {
+        "ids": batch.ids,
+        "attention": batch.attention,
+        "reference": experience.reference,
+        "signal": experience.signal,
+    }
+    if experience.sampled is not None:
+        tensors["sampled"] = experience.sampled
+    return tensors | {f"owner/{role}": mask for role, mask in batch.owners.items()}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A failed step, computed again up to its gradient."""
+
+    experience: Experience
+    recorded: torch.Tensor
+    """(B, T), the policy's log-probabilities when it failed."""
+    logp: torch.Tensor
+    """(B, T), and now."""
+    loss: float
+    grad_norm: float
+
+
+def replay(path: Path) -> Replay:
+    """Load a ``failed_step`` directory and compute its loss and gradient again, whole and without checks.
+
+    Raises:
+        InvalidData: ``path`` is not such a directory.
+    """
+    if not (path / "step.json").is_file():
+        raise InvalidData(f"{path} holds no failed step; give the directory {NAME} of a run.")
+    facts = json.loads((path / "step.json").read_text(encoding="utf-8"))
+    model, settings = facts["model"], dict(facts["algorithm"])
+    spec = {cls.name: cls for cls in IMPLEMENTATIONS}[settings.pop("name")](**settings)
+    policy = Policy.load(
+        model["name"],
+        adapter=path / "adapter",
+        temperature=model["temperature"],
+        dtype=model["dtype"],
+        device=default_device(),
+    )
+    tensors = {name: value.to(policy.device) for name, value in load_file(path / "tensors.safetensors").items()}
+    owners = {name.removeprefix("owner/"): mask for name, mask in tensors.items() if name.startswith("owner/")}
+    batch = TokenBatch(tensors["ids"], tensors["attention"], owners)
+    experience = Experience(
+        batch, tensors["reference"], tensors["signal"], facts["texts"], tensors.get("sampled"), 0, facts["replies"]
+    )
+    logp = policy.logprobs(batch)
+    loss, _ = implementation(spec).loss(spec, logp, experience)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for _, p in policy.trainable() if p.grad is not None])
+    return Replay(experience, tensors["logp"], logp.detach(), float(loss), float(norm))
+
+
+def main(arguments: list[str]) -> int:
+    """Print what a failed step comes to when it is computed again."""
+    if len(arguments) != 1:
+        print("usage: python -m llm.failure RUN/failed_step", file=sys.stderr)
+        return 2
+    try:
+        again = replay(Path(arguments[0]))
+    except SLHFError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    facts = json.loads((Path(arguments[0]) / "step.json").read_text(encoding="utf-8"))
+    finite = {
+        "signal": again.experience.signal,
+        "reference log-probabilities": again.experience.reference,
+        "policy log-probabilities": again.logp,
+    }
+    print(f"then: {facts['error']}")
+    print(f"now: loss {again.loss}, gradient norm {again.grad_norm}")
+    print(f"largest change of a log-probability: {float((again.logp - again.recorded).abs().max())}")
+    for name, values in finite.items():
+        rows = (~torch.isfinite(values.view(len(values), -1)).all(1)).nonzero().flatten().tolist()
+        print(f"{name}: " + (f"not finite in rows {rows}" if rows else "finite"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
