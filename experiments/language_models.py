@@ -14,6 +14,7 @@ from tqdm import tqdm
 from experiments import report
 from experiments.config import LanguageModelSweep, build_algorithm
 from llm import checkpoint
+from llm.config import load_policy
 from llm.data import load_prompts
 from llm.evaluate import bootstrap, round_robin
 from llm.generation import TransformersGenerator
@@ -22,7 +23,7 @@ from llm.judges.attributes import AttributeJudge
 from llm.policy import default_device
 from llm.refine import refine
 from llm.reward import LinearReward, fit_reward
-from llm.train import load_policy, train
+from llm.train import train
 from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
 from slhf.errors import ConfigError, RunError
 from slhf.runs import Run, derive_seed, write_json

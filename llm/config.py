@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from llm.policy import LoRA
+from llm.policy import LoRA, Policy
 from slhf.errors import InvalidParameter, require_at_least
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -81,3 +82,10 @@ class TrainConfig:
             )
         if self.schedule not in ("constant", "linear", "cosine"):
             raise InvalidParameter(f"TrainConfig.schedule = {self.schedule!r}: must be constant, linear or cosine.")
+
+
+def load_policy(model: ModelConfig, adapter: Path | None, seed: int, device: str) -> Policy:
+    """The policy a run trains or an evaluation samples: ``model`` with a trained adapter or a new one."""
+    return Policy.load(
+        model.name, model.lora, adapter, temperature=model.temperature, dtype=model.dtype, device=device, seed=seed
+    )

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from llm.algorithms import IMPLEMENTATIONS, implementation
-from llm.config import ModelConfig
+from llm.config import ModelConfig, load_policy
 from llm.experience import Experience
 from llm.microbatch import logprobs
 from llm.policy import Policy, TokenBatch, default_device
@@ -94,15 +95,10 @@ def replay(path: Path) -> Replay:
     if not (path / "step.json").is_file():
         raise InvalidData(f"{path} holds no failed step; give the directory {NAME} of a run.")
     facts = json.loads((path / "step.json").read_text(encoding="utf-8"))
-    model, settings = facts["model"], dict(facts["algorithm"])
+    settings = dict(facts["algorithm"])
     spec = {cls.name: cls for cls in IMPLEMENTATIONS}[settings.pop("name")](**settings)
-    policy = Policy.load(
-        model["name"],
-        adapter=path / "adapter",
-        temperature=model["temperature"],
-        dtype=model["dtype"],
-        device=default_device(),
-    )
+    model = TypeAdapter(ModelConfig).validate_python(facts["model"])
+    policy = load_policy(model, path / "adapter", 0, default_device())
     tensors = {name: value.to(policy.device) for name, value in load_file(path / "tensors.safetensors").items()}
     owners = {name.removeprefix("owner/"): mask for name, mask in tensors.items() if name.startswith("owner/")}
     batch = TokenBatch(tensors["ids"], tensors["attention"], owners)
@@ -113,7 +109,7 @@ def replay(path: Path) -> Replay:
     loss, _ = implementation(spec).loss(spec, logp, experience)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for _, p in policy.trainable() if p.grad is not None])
-    return Replay(experience, tensors["logp"], logp.detach(), float(loss), float(norm))
+    return Replay(experience, tensors["logp"], logp.detach(), loss.item(), norm.item())
 
 
 def main(arguments: list[str]) -> int:

@@ -86,8 +86,6 @@ def update(
     with recomputing(policy, config.gradient_checkpointing):
         loss, metrics, logp = backward(spec, policy, experience, config.tokens_per_micro_batch)
     parameters = [p for _, p in policy.trainable()]
-    if all(p.grad is None for p in parameters):
-        raise TrainingError(f"Step {step}: no gradient reached the trainable parameters.")
     limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
     if not math.isfinite(norm):
@@ -109,23 +107,22 @@ def backward(
     the loss gives dL/dlogp, and each micro-batch sends its rows of that on to the parameters.
 
     Raises:
-        TrainingError: the signal or the loss is not finite.
+        TrainingError: the signal or the loss is not finite, or the log-probabilities depend on nothing trained.
     """
     if not torch.isfinite(experience.signal).all():
         raise TrainingError("The judge's preferences or rewards are not all finite.")
     batch, parts = experience.batch, micro_batches(experience.batch, budget)
-    whole = len(parts) == 1
-    logp = policy.logprobs(batch) if whole else logprobs(policy, batch, budget).requires_grad_()
+    whole = policy.logprobs(batch) if len(parts) == 1 else None  # its graph serves both passes
+    logp = (logprobs(policy, batch, budget) if whole is None else whole.detach()).requires_grad_()
     loss, metrics = implementation(spec).loss(spec, logp, experience)
     if not torch.isfinite(loss):
-        raise TrainingError(f"The loss is {float(loss)}. Lower the learning rate.")
-    if whole:
-        loss.backward()
-    else:
-        (slope,) = torch.autograd.grad(loss, logp)
-        for rows in parts:
-            part = policy.logprobs(batch.rows(rows))
-            part.backward(slope[rows, : part.shape[1]])
+        raise TrainingError(f"The loss is {loss.item()}. Lower the learning rate.")
+    (slope,) = torch.autograd.grad(loss, logp)
+    for rows in parts:
+        part = policy.logprobs(batch.rows(rows)) if whole is None else whole
+        if not part.requires_grad:
+            raise TrainingError("No gradient reaches what is trained: the adapter is switched off.")
+        part.backward(slope[rows, : part.shape[1]])
     return loss.detach(), metrics, logp.detach()
 
 

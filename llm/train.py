@@ -8,7 +8,6 @@ versions and number of threads, to the bit.
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from llm import checkpoint, failure, metrics, tracking
 from llm.algorithms import implementation
-from llm.config import ModelConfig, TrainConfig
+from llm.config import ModelConfig, TrainConfig, load_policy
 from llm.data import batch_at
 from llm.experience import Collector, Experience, Reward
 from llm.generation import TransformersGenerator
@@ -98,13 +97,6 @@ def train(
                 checkpoint.prune(run.path, config.keep_checkpoints, config.keep_every)
         accelerator.end_training()
     return policy
-
-
-def load_policy(model: ModelConfig, adapter: Path | None, seed: int, device: str) -> Policy:
-    """The policy a run trains or an evaluation samples: ``model`` with a trained adapter or a new one."""
-    return Policy.load(
-        model.name, model.lora, adapter, temperature=model.temperature, dtype=model.dtype, device=device, seed=seed
-    )
 
 
 def log_samples(run: Run, experience: Experience, step: int) -> None:

@@ -92,9 +92,7 @@ PLACES: dict[str, Callable[[int], None]] = {
     "between metrics and samples": lambda n: before(loop, "log_samples", n),
     "between samples and checkpoint": lambda n: before(checkpoint, "save", n),
     "between the adapter and the optimiser": lambda n: after(Policy, "save", n),
-    "within the optimiser's file": lambda n: after(
-        checkpoint, "save_file", n, lambda tensors, path: halve(path)
-    ),
+    "within the optimiser's file": lambda n: after(checkpoint, "save_file", n, lambda tensors, path: halve(path)),
     "before a checkpoint gets its name": lambda n: before(Path, "rename", n),
     "after a checkpoint got its name": lambda n: before(checkpoint, "prune", n),
     "within the removal of a checkpoint": lambda n: before(os, "rmdir", n),
@@ -107,17 +105,17 @@ PLACES: dict[str, Callable[[int], None]] = {
 def build_model(directory: Path) -> ModelConfig:
     """A model with answers of up to three tokens, so that lengths differ."""
     finite.build_model(directory, LABELS, seed=0)
-    return ModelConfig(
-        str(directory), "float32", 1.0, max_new_tokens=1, lora=LoRA(rank=2, modules=finite.MODULES)
-    )
+    return ModelConfig(str(directory), "float32", 1.0, max_new_tokens=1, lora=LoRA(rank=2, modules=finite.MODULES))
 
 
-def child(root: Path, model: ModelConfig, config: TrainConfig, spec: Algorithm, place: str | int | None, n: int) -> None:
+def child(
+    root: Path, model: ModelConfig, config: TrainConfig, spec: Algorithm, place: str | int | None, n: int
+) -> None:
     """Train in ``root``; die at the n-th occasion of a place, or before the n-th write if ``place`` is a number."""
     torch.set_num_threads(1)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(place, str):
-        PLACES[place](n)
+        PLACES[place](int(n))
     elif place is not None:
         at_disk_event(root, place)
     run = Run.open(root, "x", {})

@@ -1,6 +1,5 @@
 """Kill a training process anywhere, start it again: the run is, to the bit, the one that nobody killed."""
 
-import json
 import multiprocessing
 import random
 import signal
@@ -8,21 +7,17 @@ import time
 
 import pytest
 
-from llm import checkpoint, finite
 from llm.config import TrainConfig
-from llm.judges.matrix import MatrixJudge
-from llm.train import train
 from slhf.algorithms import NashMD, StackelbergGDA
-from slhf.errors import RunError
 from slhf.runs import Run
-from tests.llm.killing import GAME, LABELS, PLACES, build_model, child
+from tests.llm.killing import PLACES, build_model, child
 
 CONFIG = TrainConfig(
     steps=60,
-    batch_size=8,
+    batch_size=4,
     schedule="cosine",
     warmup=0.1,
-    tokens_per_micro_batch=64,
+    tokens_per_micro_batch=200,
     checkpoint_every=2,
     keep_checkpoints=2,
     keep_every=20,
@@ -86,7 +81,9 @@ def moments(rng):
     return ways
 
 
-@pytest.mark.parametrize(("spec", "seed"), [(SPEC, 0), (NashMD(0.01, samples=2), 1)], ids=lambda x: getattr(x, "name", x))
+@pytest.mark.parametrize(
+    ("spec", "seed"), [(SPEC, 0), (NashMD(0.01, samples=2), 1)], ids=lambda x: getattr(x, "name", x)
+)
 def test_a_run_killed_at_twenty_six_moments_is_the_run_that_was_not(tmp_path, processes, model, spec, seed):
     assert end(start(processes, tmp_path / "whole", model, CONFIG, spec, None, 0)) == 0
     root = tmp_path / "killed"
