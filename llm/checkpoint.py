@@ -1,4 +1,4 @@
-"""Where training stands, on disk: adapter, optimiser and step, all in safetensors and JSON.
+"""Where training stands, on disk: adapter, optimiser, the algorithm's state and step, in safetensors and JSON.
 
 ``checkpoint-000020`` is the state after 20 steps; its ``adapter`` loads with ``peft.PeftModel.from_pretrained``.
 A checkpoint is complete or not there: it is written and synced under another name, then renamed. The latest is
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm.algorithms import State
 from llm.policy import Policy
 from slhf.errors import RunError
 from slhf.runs import remove_directory, write_directory
@@ -22,10 +23,10 @@ from slhf.runs import remove_directory, write_directory
 PREFIX = "checkpoint-"
 
 
-def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write the state after ``step`` steps into the run directory."""
+def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int, state: State) -> None:
+    """Write where training stands after ``step`` steps into the run directory; ``state`` is the algorithm's."""
     names = {id(p): name for name, p in policy.trainable()}
-    state = {
+    moments = {
         f"{names[id(p)]}/{key}": value.detach().contiguous()
         for p, entries in optimizer.state.items()
         for key, value in entries.items()
@@ -33,7 +34,8 @@ def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step
 
     def fill(path: Path) -> None:
         policy.save(path / "adapter")
-        save_file(state, path / "optimizer.safetensors")
+        save_file(moments, path / "optimizer.safetensors")
+        save_file(state, path / "algorithm.safetensors")
         (path / "step.json").write_text(json.dumps({"step": step}))
 
     write_directory(directory / f"{PREFIX}{step:06d}", fill)
@@ -64,8 +66,8 @@ def steps_behind(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
-    """Put the optimiser where it was and return the number of steps behind it.
+def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, State]:
+    """Put the optimiser where it was; returns the number of steps behind it and what the algorithm remembers.
 
     The policy must have been loaded from ``checkpoint/adapter``.
 
@@ -83,4 +85,4 @@ def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) 
         parameter = parameters[name]
         # Adam keeps its step count on the CPU wherever the parameter is.
         optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
-    return step
+    return step, load_file(checkpoint / "algorithm.safetensors", device=str(policy.device))

@@ -25,8 +25,14 @@ class ModelConfig:
     """Sampling temperature, in training and evaluation."""
     max_new_tokens: int = 40
     """Longest answer, in tokens."""
-    lora: LoRA = LoRA()
-    """Shape of the adapter."""
+    lora: LoRA | None = LoRA()
+    """Shape of the adapters; null trains all weights instead (dtype must be "float32"), with a frozen copy of them as
+    the reference."""
+    sharing: Literal["one", "two"] = "one"
+    """"one": Leader and Follower share one adapter, and the timescale weighs the Follower's loss. "two": each has its
+    own, and the timescale is the ratio of their learning rates."""
+    start_from: str | None = None
+    """Directory of a trained adapter to start from; its frozen copy is then the reference."""
 
     def __post_init__(self) -> None:
         require_at_least(self, max_new_tokens=1)
@@ -87,5 +93,13 @@ class TrainConfig:
 def load_policy(model: ModelConfig, adapter: Path | None, seed: int, device: str) -> Policy:
     """The policy a run trains or an evaluation samples: ``model`` with a trained adapter or a new one."""
     return Policy.load(
-        model.name, model.lora, adapter, temperature=model.temperature, dtype=model.dtype, device=device, seed=seed
+        model.name,
+        model.lora,
+        adapter,
+        temperature=model.temperature,
+        dtype=model.dtype,
+        device=device,
+        seed=seed,
+        sharing=model.sharing,
+        start_from=None if model.start_from is None else Path(model.start_from),
     )

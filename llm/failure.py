@@ -6,17 +6,21 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from llm.algorithms import IMPLEMENTATIONS, implementation
+from llm.chat import Role
 from llm.config import ModelConfig, load_policy
 from llm.experience import Experience
 from llm.microbatch import logprobs
+from llm.optimise import ROLES
 from llm.policy import Policy, TokenBatch, default_device
 from slhf.algorithms import Algorithm
 from slhf.errors import InvalidData, SLHFError, TrainingError
@@ -27,30 +31,25 @@ NAME = "failed_step"
 
 @contextmanager
 def recorded(
-    run: Run, policy: Policy, spec: Algorithm, model: ModelConfig, experience: Experience, budget: int | None, step: int
+    run: Run, policy: Policy, spec: Algorithm, model: ModelConfig, experience: Experience, budget: int | None
 ) -> Iterator[None]:
     """Save the inputs of the step if this context ends in a :class:`TrainingError`, which then says where.
 
     ``failed_step/step.json`` holds prompts, texts and settings, ``tensors.safetensors`` token ids, masks, the
-    judge's signal and the log-probabilities of reference, sampler and policy, ``adapter`` the adapter.
+    judge's signal and the log-probabilities of reference, sampler and policy, ``adapter`` what is trained.
     """
     try:
         yield
     except TrainingError as error:
-        facts = {
-            "step": step,
-            "error": str(error),
-            "algorithm": {"name": spec.name, **asdict(spec)},
-            "model": asdict(model),
-            "replies": experience.replies,
-            "texts": experience.texts,
-        }
-        tensors = to_tensors(experience) | {"logp": logprobs(policy, experience.batch, budget)}
+        tensors, facts = take_apart(experience)
+        tensors["logp"] = logprobs(policy, experience.batch, budget)
+        settings = {"algorithm": {"name": spec.name, **asdict(spec)}, "model": asdict(model)}
+        text = json.dumps({"error": str(error), **settings, "experience": facts}, indent=2, allow_nan=False)
 
         def fill(path: Path) -> None:
             policy.save(path / "adapter")
             save_file({name: value.contiguous() for name, value in tensors.items()}, path / "tensors.safetensors")
-            (path / "step.json").write_text(json.dumps(facts, indent=2, allow_nan=False))
+            (path / "step.json").write_text(text, encoding="utf-8")
 
         path = run.path / NAME
         write_directory(path, fill)
@@ -59,18 +58,30 @@ def recorded(
         ) from error
 
 
-def to_tensors(experience: Experience) -> dict[str, torch.Tensor]:
-    """All tensors of an experience by name."""
+def take_apart(experience: Experience) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An experience as tensors and as what JSON can hold, each by name."""
     batch = experience.batch
-    tensors = {
-        "ids": batch.ids,
-        "attention": batch.attention,
-        "reference": experience.reference,
-        "signal": experience.signal,
-    }
-    if experience.sampled is not None:
-        tensors["sampled"] = experience.sampled
-    return tensors | {f"owner/{role}": mask for role, mask in batch.owners.items()}
+    tensors = {"ids": batch.ids, "attention": batch.attention}
+    tensors |= {f"owner/{role}": mask for role, mask in batch.owners.items()}
+    facts = {}
+    for field in fields(experience):
+        value = getattr(experience, field.name)
+        if isinstance(value, Tensor):
+            tensors[field.name] = value
+        elif field.name != "batch":
+            facts[field.name] = value
+    return tensors, facts
+
+
+def put_together(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Experience:
+    """The inverse of :func:`take_apart`."""
+    owners: dict[Role, Tensor] = {}
+    for role in ROLES:
+        if f"owner/{role}" in tensors:
+            owners[role] = tensors[f"owner/{role}"]
+    batch = TokenBatch(tensors["ids"], tensors["attention"], owners)
+    names = {field.name for field in fields(Experience)}
+    return Experience(batch, **{**facts, **{name: x for name, x in tensors.items() if name in names}})
 
 
 @dataclass(frozen=True)
@@ -100,12 +111,8 @@ def replay(path: Path) -> Replay:
     model = TypeAdapter(ModelConfig).validate_python(facts["model"])
     policy = load_policy(model, path / "adapter", 0, default_device())
     tensors = {name: value.to(policy.device) for name, value in load_file(path / "tensors.safetensors").items()}
-    owners = {name.removeprefix("owner/"): mask for name, mask in tensors.items() if name.startswith("owner/")}
-    batch = TokenBatch(tensors["ids"], tensors["attention"], owners)
-    experience = Experience(
-        batch, tensors["reference"], tensors["signal"], facts["texts"], tensors.get("sampled"), 0, facts["replies"]
-    )
-    logp = policy.logprobs(batch)
+    experience = put_together(tensors, facts["experience"])
+    logp = policy.logprobs(experience.batch)
     loss, _ = implementation(spec).loss(spec, logp, experience)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for _, p in policy.trainable() if p.grad is not None])

@@ -33,14 +33,14 @@ def of_game(experience: Experience, logp: Tensor, eos: int) -> dict[str, float]:
         eos: the end-of-sequence token.
     """
     batch, metrics = experience.batch, {}
-    for role, mask in batch.owners.items():
-        surprise, length = -(logp * mask).sum(1), mask.sum(1)
-        metrics[f"{role}_kl"] = float(((logp - experience.reference) * mask).sum(1).mean())
-        metrics[f"{role}_entropy"] = float(surprise.mean())
-        metrics[f"{role}_token_entropy"] = float(surprise.sum() / length.sum())
-        metrics[f"{role}_tokens"] = float(length.float().mean())
-        metrics[f"{role}_ended"] = float(((batch.ids == eos) & mask).any(1).float().mean())
-        metrics[f"{role}_base_loglik"] = float(experience.reference[mask].mean())
+    for role, owner in batch.owners.items():
+        mask, surprise = experience.of(role, owner), -experience.of(role, logp)
+        metrics[f"{role}_kl"] = float(experience.log_ratio(logp, role).sum(1).mean())
+        metrics[f"{role}_entropy"] = float(surprise.sum(1).mean())
+        metrics[f"{role}_token_entropy"] = float(surprise.sum() / mask.sum())
+        metrics[f"{role}_tokens"] = float(mask.sum(1).float().mean())
+        metrics[f"{role}_ended"] = float(((experience.of(role, batch.ids) == eos) & mask).any(1).float().mean())
+        metrics[f"{role}_base_loglik"] = float(experience.of(role, experience.reference).sum() / mask.sum())
     if experience.compared:
         metrics["preference"] = float(experience.signal.mean())
         if experience.replies > 1:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm.algorithms import implementation
+from llm.algorithms import State, before_step, implementation, parameter_groups
+from llm.chat import Role
 from llm.config import TrainConfig
 from llm.experience import Experience
 from llm.microbatch import logprobs, micro_batches
@@ -20,17 +22,20 @@ from llm.policy import Policy
 from slhf.algorithms import Algorithm
 from slhf.errors import ConfigError, TrainingError
 
+ROLES: tuple[Role, ...] = ("leader", "follower")
+"""Whose the optimiser's groups are, in order; the first is both roles' where they share their parameters."""
+
 
 def make_optimizer(spec: Algorithm, policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW without weight decay over what the policy trains.
+    """AdamW without weight decay over what the policy trains, a group for each role that has its own parameters.
 
     Raises:
         TrainingError: the policy trains nothing.
     """
-    parameters = [p for _, p in policy.trainable()]
-    if not parameters:
+    groups = parameter_groups(spec, policy)
+    if not all(group["params"] for group in groups):
         raise TrainingError("The policy has no trainable parameter: its adapters are frozen.")
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=config.adam_betas, weight_decay=0.0)
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=config.adam_betas, weight_decay=0.0)
 
 
 def rate_factor(config: TrainConfig, step: int) -> float:
@@ -58,43 +63,80 @@ def update(
     experience: Experience,
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
-    step: int,
+    state: State,
     inspect: bool,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, float], State]:
     """One gradient step on the experience.
 
     Args:
         spec: the algorithm.
         policy: whose parameters move.
         experience: what was sampled and judged.
-        optimizer: of ``make_optimizer``.
+        optimizer: of :func:`make_optimizer`.
         config: schedule, clipping, micro-batches.
-        step: which step of the run this is, from 0.
-        inspect: also require that the parameters changed.
+        state: what the algorithm remembers.
+        inspect: also require that every group of parameters gets a gradient and changes.
 
     Returns:
-        logp: (B, T), the policy's log-probabilities before the step.
-        metrics: the loss's own, the loss, the gradient's norm before clipping and the learning rate.
+        logp: (R, T), the policy's log-probabilities before the step.
+        metrics: the loss's own, the loss, the gradient's norm before clipping and the (Leader's) learning rate.
+        state: what the algorithm remembers now.
 
     Raises:
-        TrainingError: signal, loss or gradient is not finite, no gradient arrived, or nothing changed.
+        TrainingError: signal, loss or gradient is not finite, or the inspection failed.
     """
+    step, groups = experience.step, optimizer.param_groups
     rate = spec.learning_rate * rate_factor(config, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for group in groups:
+        group["lr"] = rate * group["factor"]
     optimizer.zero_grad()
     with recomputing(policy, config.gradient_checkpointing):
         loss, metrics, logp = backward(spec, policy, experience, config.tokens_per_micro_batch)
-    parameters = [p for _, p in policy.trainable()]
-    limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-    if not math.isfinite(norm):
-        raise TrainingError(f"Step {step}: the gradient's norm is {norm}. Lower the learning rate.")
-    before = [p.detach().clone() for p in parameters] if inspect else []
-    optimizer.step()
-    if inspect and norm > 0 and all(torch.equal(p, q) for p, q in zip(parameters, before, strict=True)):
-        raise TrainingError(f"Step {step} changed no parameter though the gradient has norm {norm:.1e}.")
-    return logp, {**metrics, "loss": float(loss), "grad_norm": norm, "learning_rate": rate}
+    norms = clip(groups, config.max_grad_norm, step)
+    state = before_step(spec, policy, step, state)
+    with must_change(groups, step) if inspect else nullcontext():
+        optimizer.step()
+    return logp, {**metrics, "loss": float(loss), **norms, "learning_rate": rate}, state
+
+
+def clip(groups: list[dict[str, Any]], limit: float | None, step: int) -> dict[str, float]:
+    """Scale the gradient down to ``limit``; its norm before that, and each role's where it has its own parameters.
+
+    Raises:
+        TrainingError: the norm is not finite.
+    """
+    gradients = [[p.grad for p in group["params"] if p.grad is not None] for group in groups]
+    metrics = {}
+    if len(groups) > 1:
+        for role, mine in zip(ROLES, gradients, strict=True):
+            metrics[f"{role}_grad_norm"] = float(torch.nn.utils.get_total_norm(mine))
+    everything = [p for group in groups for p in group["params"]]
+    metrics["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit))
+    if not math.isfinite(metrics["grad_norm"]):
+        raise TrainingError(f"Step {step}: the gradient's norm is {metrics['grad_norm']}. Lower the learning rate.")
+    return metrics
+
+
+@contextmanager
+def must_change(groups: list[dict[str, Any]], step: int) -> Iterator[None]:
+    """Within this context the optimiser steps. One tensor of each group, that of the largest gradient, must move.
+
+    A gradient of exactly zero (all comparisons tied) moves nothing and is no error; none at all is.
+
+    Raises:
+        TrainingError: naming the role whose parameters stay as they were.
+    """
+    watched = []
+    for role, group in zip(ROLES, groups, strict=False):
+        trained = [p for p in group["params"] if p.grad is not None]
+        if not trained:
+            raise TrainingError(f"Step {step}: no gradient reached the {role}'s parameters.")
+        loudest = max(trained, key=lambda p: float(p.grad.abs().max()))
+        watched.append((role, loudest, loudest.detach().clone()))
+    yield
+    for role, p, before in watched:
+        if bool((p.grad != 0).any()) and torch.equal(p, before):
+            raise TrainingError(f"Step {step} left the {role}'s parameters unchanged though they have a gradient.")
 
 
 def backward(

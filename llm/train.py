@@ -71,7 +71,7 @@ def train(
         saved = checkpoint.latest(run.path)
         policy = load_policy(model, saved and saved / "adapter", derive_seed(seed, "adapter"), str(accelerator.device))
         optimizer = make_optimizer(spec, policy, config)
-        start = checkpoint.restore(saved, policy, optimizer) if saved else 0
+        start, state = checkpoint.restore(saved, policy, optimizer) if saved else (0, {})
         run.rewind(start)
         settings = {"algorithm": {"name": spec.name, **asdict(spec)}, "model": asdict(model), "train": asdict(config)}
         tracking.start(accelerator, run.path, start, {**settings, "seed": seed})
@@ -84,8 +84,8 @@ def train(
             metrics.restart_peak_memory()
             batch = batch_at(prompts, config.batch_size, step, seed)
             experience = implementation(spec).collect(spec, collector, batch, step)
-            with collector.phase("update"), failure.recorded(run, policy, spec, model, experience, budget, step):
-                logp, row = update(spec, policy, experience, optimizer, config, step, inspect=step == start)
+            with collector.phase("update"), failure.recorded(run, policy, spec, model, experience, budget):
+                logp, row, state = update(spec, policy, experience, optimizer, config, state, inspect=step == start)
             row |= metrics.of_game(experience, logp, policy.chat.eos)
             row |= metrics.of_speed(experience, collector) | metrics.of_memory()
             run.log({"step": step, **row})
@@ -93,7 +93,7 @@ def train(
             bar.set_postfix({key: f"{row[key]:.3f}" for key in SHOWN if key in row})
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 log_samples(run, experience, step)
-                checkpoint.save(run.path, policy, optimizer, step + 1)
+                checkpoint.save(run.path, policy, optimizer, step + 1, state)
                 checkpoint.prune(run.path, config.keep_checkpoints, config.keep_every)
         accelerator.end_training()
     return policy

@@ -48,6 +48,7 @@ def test_an_infinite_reward_is_saved_and_named(run, model):
     with pytest.raises(TrainingError, match=r"rewards are not all finite.*failed_step.*python -m llm\.failure"):
         train(RLOO(0.01), judge, [finite.PROMPT], run, model, CONFIG, reward=Infinite())
     facts = json.loads((run.path / "failed_step" / "step.json").read_text())
+    facts |= facts["experience"]
     assert facts["step"] == 2
     assert facts["algorithm"]["name"] == "rloo"
     assert facts["texts"]["prompt"] == [finite.PROMPT] * 6
