@@ -17,7 +17,7 @@ from llm.algorithms import State, before_step, implementation, parameter_groups
 from llm.chat import Role
 from llm.config import TrainConfig
 from llm.experience import Experience
-from llm.microbatch import logprobs, micro_batches
+from llm.microbatch import logprobs, micro_batches, rows_of
 from llm.policy import Policy
 from slhf.algorithms import Algorithm
 from slhf.errors import ConfigError, TrainingError
@@ -75,7 +75,7 @@ def update(
         optimizer: of :func:`make_optimizer`.
         config: schedule, clipping, micro-batches.
         state: what the algorithm remembers.
-        inspect: also require that every group of parameters gets a gradient and changes.
+        inspect: also require that the parameters change.
 
     Returns:
         logp: (R, T), the policy's log-probabilities before the step.
@@ -103,13 +103,15 @@ def clip(groups: list[dict[str, Any]], limit: float | None, step: int) -> dict[s
     """Scale the gradient down to ``limit``; its norm before that, and each role's where it has its own parameters.
 
     Raises:
-        TrainingError: the norm is not finite.
+        TrainingError: the norm is not finite, or a role's parameters have no gradient.
     """
-    gradients = [[p.grad for p in group["params"] if p.grad is not None] for group in groups]
     metrics = {}
-    if len(groups) > 1:
-        for role, mine in zip(ROLES, gradients, strict=True):
-            metrics[f"{role}_grad_norm"] = float(torch.nn.utils.get_total_norm(mine))
+    for role, group in zip(ROLES, groups, strict=False):
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        if not gradients:
+            raise TrainingError(f"Step {step}: no gradient reached the {role}'s parameters.")
+        if len(groups) > 1:
+            metrics[f"{role}_grad_norm"] = float(torch.nn.utils.get_total_norm(gradients))
     everything = [p for group in groups for p in group["params"]]
     metrics["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit))
     if not math.isfinite(metrics["grad_norm"]):
@@ -121,7 +123,7 @@ def clip(groups: list[dict[str, Any]], limit: float | None, step: int) -> dict[s
 def must_change(groups: list[dict[str, Any]], step: int) -> Iterator[None]:
     """Within this context the optimiser steps. One tensor of each group, that of the largest gradient, must move.
 
-    A gradient of exactly zero (all comparisons tied) moves nothing and is no error; none at all is.
+    A gradient of exactly zero (all comparisons tied) moves nothing and is no error; neither is a role that rests.
 
     Raises:
         TrainingError: naming the role whose parameters stay as they were.
@@ -129,10 +131,9 @@ def must_change(groups: list[dict[str, Any]], step: int) -> Iterator[None]:
     watched = []
     for role, group in zip(ROLES, groups, strict=False):
         trained = [p for p in group["params"] if p.grad is not None]
-        if not trained:
-            raise TrainingError(f"Step {step}: no gradient reached the {role}'s parameters.")
-        loudest = max(trained, key=lambda p: float(p.grad.abs().max()))
-        watched.append((role, loudest, loudest.detach().clone()))
+        if trained:
+            loudest = max(trained, key=lambda p: float(p.grad.abs().max()))
+            watched.append((role, loudest, loudest.detach().clone()))
     yield
     for role, p, before in watched:
         if bool((p.grad != 0).any()) and torch.equal(p, before):
@@ -153,15 +154,15 @@ def backward(
     """
     if not torch.isfinite(experience.signal).all():
         raise TrainingError("The judge's preferences or rewards are not all finite.")
-    batch, parts = experience.batch, micro_batches(experience.batch, budget)
-    whole = policy.logprobs(batch) if len(parts) == 1 else None  # its graph serves both passes
-    logp = (logprobs(policy, batch, budget) if whole is None else whole.detach()).requires_grad_()
+    batch, trunk, parts = experience.batch, experience.trunk, micro_batches(experience.batch, budget)
+    whole = policy.logprobs(batch, trunk) if len(parts) == 1 else None  # its graph serves both passes
+    logp = (logprobs(policy, batch, budget, trunk) if whole is None else whole.detach()).requires_grad_()
     loss, metrics = implementation(spec).loss(spec, logp, experience)
     if not torch.isfinite(loss):
         raise TrainingError(f"The loss is {loss.item()}. Lower the learning rate.")
     (slope,) = torch.autograd.grad(loss, logp)
     for rows in parts:
-        part = policy.logprobs(batch.rows(rows)) if whole is None else whole
+        part = policy.logprobs(*rows_of(batch, trunk, rows)) if whole is None else whole
         if not part.requires_grad:
             raise TrainingError("No gradient reaches what is trained: the adapter is switched off.")
         part.backward(slope[rows, : part.shape[1]])

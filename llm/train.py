@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from llm import checkpoint, failure, metrics, tracking
-from llm.algorithms import implementation
+from llm.algorithms import check, implementation
 from llm.config import ModelConfig, TrainConfig, load_policy
 from llm.data import batch_at
 from llm.experience import Collector, Experience, Reward
@@ -59,8 +59,10 @@ def train(
         JudgeError: the judge failed.
         RunError: another process trains in this directory, or its files contradict each other.
         MissingResource: a model or tracker is not there.
+        ConfigError: the algorithm cannot be run so.
     """
     model, config = model or ModelConfig(), config or TrainConfig()
+    check(spec, model.sharing, config.steps)
     tracking.require_installed(config.trackers)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), log_with=list(config.trackers) or None, project_dir=str(run.path)

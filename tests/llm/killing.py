@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from llm import checkpoint, finite
-from llm.algorithms import State, nash_md
 from llm.config import ModelConfig, TrainConfig
 from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA, Policy
@@ -110,27 +109,12 @@ def build_model(directory: Path, **settings: Any) -> ModelConfig:
     return ModelConfig(str(directory), "float32", 1.0, **{"max_new_tokens": 1, "lora": lora, **settings})
 
 
-@torch.no_grad()
-def remember(spec: Algorithm, policy: Policy, step: int, state: State) -> State:
-    """A ``before_step`` with a memory: each gradient is what it is plus half of all before it."""
-    fresh = {}
-    for name, p in policy.trainable():
-        if p.grad is not None:
-            p.grad += state.get(name, torch.zeros_like(p)) / 2
-            fresh[name] = p.grad.clone()
-    return fresh
-
-
 def child(
     root: Path, model: ModelConfig, config: TrainConfig, spec: Algorithm, place: str | int | None, n: float
 ) -> None:
-    """Train in ``root``; die at the n-th occasion of a place, or before the n-th write if ``place`` is a number.
-
-    Nash-MD gets a memory here, as an algorithm with ``before_step`` has one.
-    """
+    """Train in ``root``; die at the n-th occasion of a place, or before the n-th write if ``place`` is a number."""
     torch.set_num_threads(1)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    nash_md.before_step = remember  # type: ignore[attr-defined]
     if isinstance(place, str):
         PLACES[place](int(n))
     elif place is not None:
