@@ -10,7 +10,7 @@ from llm import metrics
 from llm.algorithms import implementation
 from llm.experience import Collector, Experience
 from llm.generation import TransformersGenerator
-from slhf.algorithms import RLOO, NashMD, StackelbergGDA
+from slhf.algorithms import EGPO, RLOO, NashMD, StackelbergGDA
 from tests.llm.tiny import answers, conversation, pack, tiny_policy
 
 LABELS = ("a", "b")
@@ -31,7 +31,7 @@ def policy(tmp_path_factory):
     return tiny_policy(tmp_path_factory.mktemp("model"), LABELS, temperature=0.8)
 
 
-@pytest.fixture(scope="module", params=[StackelbergGDA(leader_samples=2, follower_samples=3), NashMD(), RLOO()])
+@pytest.fixture(scope="module", params=[StackelbergGDA(leader_samples=2, follower_samples=3), NashMD(), RLOO(), EGPO()])
 def collected(request, policy):
     at = Collector(policy, TransformersGenerator(policy), ByLength(), 4, 0, ByLength(), tokens_per_micro_batch=50)
     experience = implementation(request.param).collect(request.param, at, ["choose", "prompt", "answer"], step=0)
@@ -128,7 +128,7 @@ def test_only_several_replies_have_an_exploitability_and_only_comparisons_a_pref
     spec, _, experience, logp = collected
     found = metrics.of_game(experience, logp, 2)
     assert ("exploitability" in found) == isinstance(spec, StackelbergGDA)
-    assert ("preference" in found) == (not isinstance(spec, RLOO))
+    assert ("preference" in found) == isinstance(spec, StackelbergGDA | NashMD)
     if isinstance(spec, StackelbergGDA):
         p = ByLength().prefer([], experience.texts["leader"], experience.texts["follower"])
         worst = (1 - p).reshape(-1, 3).max(1).mean() - 0.5

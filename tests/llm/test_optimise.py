@@ -9,14 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm import finite
 from llm.config import TrainConfig
 from llm.experience import Experience
-from llm.microbatch import logprobs, micro_batches
+from llm.microbatch import logprobs, micro_batches, read_trunk
 from llm.optimise import backward, make_optimizer, rate_factor, recomputing, update
-from llm.policy import TokenBatch
+from llm.policy import LoRA, Policy, TokenBatch
 from slhf.algorithms import RLOO, NashMD, StackelbergGDA
 from slhf.errors import InvalidParameter, TrainingError
-from tests.llm.tiny import answers, conversation, pack, tiny_policy
+from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 
 SPECS = [
     StackelbergGDA(timescale=3, tau_leader=0.3, tau_follower=0.2, leader_samples=2, follower_samples=3),
@@ -46,6 +47,14 @@ def experience_of(policy, spec, prompts=3):
     return Experience(batch, reference, signal, {"prompt": [], "leader": [], "other": []})
 
 
+def trunk_policy(directory):
+    """Only the last layer is adapted, so that the first is read once for policy and reference."""
+    finite.build_model(directory, ("a", "b"), seed=1)
+    policy = Policy.load(str(directory), LoRA(rank=4, layers=1, modules=finite.MODULES), dtype="float32")
+    move(policy, seed=2)
+    return policy
+
+
 def gradient_of(policy, spec, experience, budget, checkpointing=False):
     for _, p in policy.trainable():
         p.grad = None
@@ -67,6 +76,23 @@ def test_the_gradient_is_the_same_whatever_the_micro_batches(policy, spec, share
     torch.testing.assert_close(split_loss, loss, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(split_logp, logp, rtol=1e-6, atol=1e-6)
     assert split_metrics == pytest.approx(metrics, abs=1e-6)
+
+
+def test_micro_batches_slice_the_trunk(tmp_path):
+    policy = trunk_policy(tmp_path)
+    experience = experience_of(policy, SPECS[0])
+    budget = experience.batch.ids.numel() // 2
+    trunk = read_trunk(policy, experience.batch, budget)
+    assert trunk is not None
+    real = experience.batch.attention.bool()
+    torch.testing.assert_close(trunk[real], policy.trunk(experience.batch)[real], rtol=1e-6, atol=1e-6)
+    *_, whole = gradient_of(policy, SPECS[0], experience, None)
+    with_trunk = dataclasses.replace(experience, trunk=trunk)
+    *_, split = gradient_of(policy, SPECS[0], with_trunk, budget)
+    assert float((split - whole).norm() / whole.norm()) < 1e-6
+    # what the trunk says is used: another trunk is another gradient
+    *_, other = gradient_of(policy, SPECS[0], dataclasses.replace(experience, trunk=1.1 * trunk), budget)
+    assert float((other - whole).norm() / whole.norm()) > 1e-3
 
 
 def test_one_micro_batch_costs_no_second_forward_pass(policy, monkeypatch):

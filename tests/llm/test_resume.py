@@ -9,20 +9,22 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from llm import checkpoint, finite
-from llm.config import TrainConfig
+from llm.config import ModelConfig, TrainConfig
+from llm.judges.attributes import AttributeJudge
 from llm.judges.matrix import MatrixJudge
+from llm.policy import LoRA
 from llm.train import train
 from slhf.algorithms import EGPO, StackelbergGDA
-from slhf.errors import RunError
+from slhf.errors import JudgeError, RunError
 from slhf.runs import Run
 from tests.llm.killing import GAME, LABELS, PLACES, build_model, child
 
 CONFIG = TrainConfig(
     steps=60,
-    batch_size=4,
+    batch_size=2,
     schedule="cosine",
     warmup=0.1,
-    tokens_per_micro_batch=200,
+    tokens_per_micro_batch=150,
     checkpoint_every=3,  # EGPO takes two steps an update: every other checkpoint falls within one
     keep_checkpoints=2,
     keep_every=30,
@@ -73,8 +75,8 @@ def state(root):
 
 def moments(rng):
     """A shuffled list of ways to die: every named place, any write to the disk, any moment."""
-    named = [(place, rng.randint(1, 3)) for place in PLACES]
-    writes = [(rng.randint(1, 60), 0) for _ in range(6)]
+    named = [(place, rng.randint(1, 2)) for place in PLACES]
+    writes = [(rng.randint(1, 40), 0) for _ in range(6)]
     timed = [(None, rng.uniform(0, 0.5)) for _ in range(6)]
     ways = named + writes + timed
     rng.shuffle(ways)
@@ -149,3 +151,34 @@ def test_contradictions_are_refused(tmp_path):
     (run.path / "checkpoint-000002").rename(run.path / "checkpoint-000001")
     with pytest.raises(RunError, match="after 2 steps; give it its own name back"):
         train(spec, judge, [finite.PROMPT], run, model, more)
+
+
+class Interrupted(AttributeJudge):
+    """Fails at its second question."""
+
+    asked = 0
+
+    def prefer(self, prompts, a, b):
+        self.asked += 1
+        if self.asked == 2:
+            raise JudgeError("gone")
+        return super().prefer(prompts, a, b)
+
+
+def test_the_embedded_judge_says_the_same_after_an_interruption(tmp_path):
+    """Its fluency, in bfloat16, depends on which texts are read together: a step's are, whatever came before it."""
+    model = ModelConfig(max_new_tokens=6, lora=LoRA(rank=2, layers=1, modules=("o_proj",)))
+    spec, config, prompts = (
+        StackelbergGDA(0.01),
+        TrainConfig(steps=3, batch_size=2, checkpoint_every=1),
+        ["Hi.", "Why?"],
+    )
+    whole, broken = Run.open(tmp_path, "whole", {}), Run.open(tmp_path, "broken", {})
+    train(StackelbergGDA(0.01), AttributeJudge(), prompts, whole, model, config)
+    with pytest.raises(JudgeError, match="gone"):
+        train(StackelbergGDA(0.01), Interrupted(), prompts, broken, model, config)
+    train(StackelbergGDA(0.01), AttributeJudge(), prompts, broken, model, config)
+    assert [without_time(row) for row in broken.metrics()] == [without_time(row) for row in whole.metrics()]
+    for name in ("adapter/adapter_model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (checkpoint.latest(run.path) / name for run in (whole, broken))
+        assert ours.read_bytes() == theirs.read_bytes()

@@ -130,6 +130,16 @@ def test_every_number_of_a_step_is_logged(tmp_path, model):
         assert row["grad_norm"] ** 2 == pytest.approx(row["leader_grad_norm"] ** 2 + row["follower_grad_norm"] ** 2)
 
 
+def test_a_leader_that_rests_is_no_error(tmp_path, model):
+    run, two = Run.open(tmp_path, "x", {}), dataclasses.replace(model, sharing="two")
+    spec, config = StackelbergGDA(0.01, leader_interval=2), TrainConfig(steps=3, batch_size=4, checkpoint_every=1)
+    with pytest.raises(JudgeError):
+        train(spec, Failing(2), [finite.PROMPT], run, two, config)
+    train(spec, MatrixJudge(GAME, LABELS), [finite.PROMPT], run, two, config)  # goes on with a step at which it rests
+    norms = [row["leader_grad_norm"] for row in run.metrics()]
+    assert norms[0] == norms[2] == 0 < norms[1]
+
+
 def test_an_adapter_of_one_role_that_does_not_train_is_named(tmp_path, model, monkeypatch):
     two = dataclasses.replace(model, sharing="two")
     honest = Policy.parameter_groups
