@@ -29,7 +29,7 @@ CONFIG = TrainConfig(
     keep_checkpoints=2,
     keep_every=30,
 )
-SPEC = StackelbergGDA(0.01, leader_samples=2, follower_samples=2)
+SPEC = StackelbergGDA(0.01, follower_samples=2)
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +168,7 @@ class Interrupted(AttributeJudge):
 def test_the_embedded_judge_says_the_same_after_an_interruption(tmp_path):
     """Its fluency, in bfloat16, depends on which texts are read together: a step's are, whatever came before it."""
     model = ModelConfig(max_new_tokens=6, lora=LoRA(rank=2, layers=1, modules=("o_proj",)))
-    spec, config, prompts = (
-        StackelbergGDA(0.01),
-        TrainConfig(steps=3, batch_size=2, checkpoint_every=1),
-        ["Hi.", "Why?"],
-    )
+    config, prompts = TrainConfig(steps=3, batch_size=2, checkpoint_every=1), ["Hi.", "Why?"]
     whole, broken = Run.open(tmp_path, "whole", {}), Run.open(tmp_path, "broken", {})
     train(StackelbergGDA(0.01), AttributeJudge(), prompts, whole, model, config)
     with pytest.raises(JudgeError, match="gone"):
