@@ -1,5 +1,6 @@
 """A step that failed can be computed again from what it left behind."""
 
+import dataclasses
 import json
 import math
 
@@ -62,10 +63,15 @@ def test_an_infinite_reward_is_saved_and_named(run, model):
     assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("spec", [StackelbergGDA(0.01, follower_samples=2), NashMD(0.01)], ids=lambda s: s.name)
-def test_the_replay_is_the_step(tmp_path, run, model, spec, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("spec", "sharing"),
+    [(StackelbergGDA(0.01, follower_samples=2), "one"), (StackelbergGDA(0.01), "two"), (NashMD(0.01), "one")],
+    ids=["shared", "two adapters", "nash_md"],
+)
+def test_the_replay_is_the_step(tmp_path, run, model, spec, sharing, monkeypatch, capsys):
     """Step 2 fails for a reason that the replay does not share; it must be what an honest step 2 is."""
     judge, whole = MatrixJudge(GAME, LABELS), Run.open(tmp_path, "whole", {})
+    model = dataclasses.replace(model, sharing=sharing)
     train(spec, judge, [finite.PROMPT], whole, model, CONFIG)
     clip, steps = torch.nn.utils.clip_grad_norm_, iter(range(100))
     with monkeypatch.context() as patch:
