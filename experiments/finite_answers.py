@@ -13,10 +13,11 @@ from scipy.special import expit
 from experiments.config import FiniteAnswersSweep, build_algorithm
 from llm import finite
 from llm.algorithms import check
+from llm.config import ModelConfig
 from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA, Policy
 from llm.reward import LinearReward, fit_reward
-from llm.train import ModelConfig, train
+from llm.train import train
 from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.certificates import Certificate
 from slhf.errors import ConfigError, NotConverged

@@ -23,6 +23,13 @@ def test_overrides_by_path_by_algorithm_and_by_last_part():
     assert specs["nash_md"].tau != 0.5
 
 
+def test_what_may_be_null_and_what_is_a_list():
+    (sweep,) = load_sweep(QUICKSTART, ["trackers=[tensorboard]", "tokens_per_micro_batch=null", "keep_every=4"])
+    assert sweep.train.trackers == ("tensorboard",)
+    assert sweep.train.tokens_per_micro_batch is None
+    assert sweep.train.keep_every == 4
+
+
 def test_a_field_of_several_algorithms_is_set_in_each():
     (sweep,) = load_sweep(QUICKSTART, ["learning_rate=1e-5"])
     assert {build_algorithm(entry).learning_rate for entry in sweep.algorithms} == {1e-5}
@@ -52,6 +59,9 @@ def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
         ("seed=1.5", r"seed = 1\.5"),
         ("train.steps=0", "steps = 0: must be at least 1"),
         ("evaluation.rounds=1", "rounds = 1: must be at least 2"),
+        ("warmup=1.5", r"TrainConfig\.warmup = 1\.5"),
+        ("schedule=cosin", r"train\.schedule = 'cosin'"),
+        ("trackers=[tensorbord]", r"names 'tensorbord'; there are: tensorboard, wandb, trackio"),
         ("dtype=int8", r"model\.dtype = 'int8'"),
         ("tau_leader=-1", r"tau_leader = -1\.0: must not be negative"),
     ],
