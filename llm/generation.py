@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from llm.chat import Role
 from llm.policy import Policy
 from slhf.errors import TrainingError
 from slhf.signals import geometric_mixture
@@ -38,8 +39,8 @@ class Session(Protocol):
     def repeat(self, times: int) -> None:
         """Replace each conversation by ``times`` copies of it, in a row."""
 
-    def sample(self, max_new_tokens: int, seed: int) -> list[Sample]:
-        """Let the model continue each conversation until its end of sequence or the limit."""
+    def sample(self, max_new_tokens: int, seed: int, role: Role = "leader") -> list[Sample]:
+        """Let the model, playing ``role``, continue each conversation until its end of sequence or the limit."""
 
 
 class Generator(Protocol):
@@ -85,6 +86,8 @@ class TransformersSession:
         # Which forwards the next token needs, by whether the adapter is on: both only for a true mixture.
         self.caches = {on: DynamicCache() for on, weight in ((True, 1 - mixture), (False, mixture)) if weight > 0}
         self.mixture = mixture
+        self.role: Role = "leader"
+        self.ids: Tensor | None = None
         self.mask: Tensor | None = None
         self.next_logits: Tensor | None = None
         self.pending: tuple[Tensor, Tensor] | None = None
@@ -105,18 +108,20 @@ class TransformersSession:
         """See :class:`Session`."""
         if times == 1:
             return
-        if self.mask is None or self.next_logits is None or self.pending is not None:
+        if self.ids is None or self.mask is None or self.next_logits is None or self.pending is not None:
             raise RuntimeError("Repeat a session after extending it, not after sampling.")
         for cache in self.caches.values():
             cache.batch_repeat_interleave(times)
+        self.ids = self.ids.repeat_interleave(times, 0)
         self.mask = self.mask.repeat_interleave(times, 0)
         self.next_logits = self.next_logits.repeat_interleave(times, 0)
 
     @torch.no_grad()
-    def sample(self, max_new_tokens: int, seed: int) -> list[Sample]:
+    def sample(self, max_new_tokens: int, seed: int, role: Role = "leader") -> list[Sample]:
         """See :class:`Session`."""
         if self.next_logits is None or self.pending is not None:
             raise RuntimeError("Extend the session before sampling from it (again).")
+        self._play(role)
         eos, pad = self.policy.chat.eos, self.policy.pad
         rng = torch.Generator(self.policy.device).manual_seed(seed)
         alive = torch.ones(len(self.next_logits), 1, dtype=torch.long, device=self.policy.device)
@@ -136,9 +141,19 @@ class TransformersSession:
             for row in zip(*[torch.cat(part, 1).tolist() for part in zip(*columns, strict=True)], strict=True)
         ]
 
+    def _play(self, role: Role) -> None:
+        """Sample as ``role`` from here on; what the other role's adapter has read is read again."""
+        changes = self.policy.adapter_of(role) != self.policy.adapter_of(self.role)
+        self.role = role
+        if changes and self.ids is not None and self.mask is not None:
+            ids, mask, self.ids, self.mask = self.ids, self.mask, None, None
+            self.caches = {on: DynamicCache() for on in self.caches}
+            self._read(ids, mask)
+
     def _read(self, ids: Tensor, mask: Tensor) -> None:
         """Feed columns to the model(s) and keep the float32 logits of the next token at the temperature."""
         whole = mask if self.mask is None else torch.cat([self.mask, mask], 1)
+        self.ids = ids if self.ids is None else torch.cat([self.ids, ids], 1)
         positions = (whole.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         logp = {}
         for adapter_on, cache in self.caches.items():
@@ -162,7 +177,8 @@ class TransformersSession:
     @contextmanager
     def _adapter(self, on: bool) -> Iterator[None]:
         if on:
-            yield
+            with self.policy.acting(self.role):
+                yield
         else:
             with self.policy.reference():
                 yield
