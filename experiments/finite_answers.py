@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from experiments.cluster import Task
 from experiments.config import FiniteAnswersSweep, build_algorithm
 from llm import finite
 from llm.judges.matrix import MatrixJudge
@@ -26,7 +30,26 @@ L2 = 1e-6
 
 def run_sweep(sweeps: list[FiniteAnswersSweep], out: Path) -> dict[str, Any]:
     """Train every algorithm on every game; one result per pair, finished ones read back."""
-    jobs = []
+    return {"results": [run_game(spec, game, sweep, out / sweep.name) for spec, game, sweep in games_of(sweeps)]}
+
+
+def tasks(sweeps: list[FiniteAnswersSweep], out: Path) -> list[Task]:
+    """One task for each run that is not finished."""
+    return [
+        (run.path.name, partial(run_game, spec, game, sweep, out / sweep.name))
+        for spec, game, sweep in games_of(sweeps)
+        if not (run := open_run(spec, game, sweep, out / sweep.name)).finished
+    ]
+
+
+def games_of(sweeps: list[FiniteAnswersSweep]) -> list[tuple[Algorithm, PreferenceMatrix, FiniteAnswersSweep]]:
+    """Every algorithm with every game.
+
+    Raises:
+        ConfigError: a file holds several games.
+        SLHFError: a game has no solution to compare with.
+    """
+    found = []
     for sweep in sweeps:
         game = PreferenceMatrix.load(sweep.judge.matrix)
         if game.batch_shape:
@@ -34,17 +57,23 @@ def run_sweep(sweeps: list[FiniteAnswersSweep], out: Path) -> dict[str, Any]:
         for spec in map(build_algorithm, sweep.algorithms):
             uniform = np.full(game.n, 1 / game.n)
             exact_solution(spec, game, uniform, uniform)  # what has no solution is refused before any training
-            jobs.append((spec, game, sweep))
+            found.append((spec, game, sweep))
+    return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other on matrices this small."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads only wait for each other on matrices this small
+    torch.set_num_threads(1)
     try:
-        return {"results": [run_game(spec, game, sweep, out / sweep.name) for spec, game, sweep in jobs]}
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
-def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> dict[str, Any]:
-    """Train ``spec`` with the game as judge and compare what was learned with what is optimal."""
+def open_run(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> Run:
+    """The run directory of ``spec`` on the game."""
     config = {
         "algorithm": {"name": spec.name, **asdict(spec)},
         "seed": sweep.seed,
@@ -52,7 +81,13 @@ def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep,
         "model": asdict(sweep.model),
         "train": asdict(sweep.train),
     }
-    run = Run.open(root, spec.name, config)
+    return Run.open(root, spec.name, config)
+
+
+@one_thread()
+def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> dict[str, Any]:
+    """Train ``spec`` with the game as judge and compare what was learned with what is optimal."""
+    run = open_run(spec, game, sweep, root)
     if not run.finished:
         tokens = [f"answer_{i}" for i in range(game.n)]
         model = ModelConfig(

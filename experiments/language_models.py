@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from experiments import report
+from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, build_algorithm
 from llm import checkpoint
 from llm.data import load_prompts
@@ -60,11 +61,8 @@ class TrainedRun:
 
 def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
     """Train, evaluate and report; returns the report. Finished parts are not repeated."""
+    check(sweeps)
     workplace = Workplace(out / sweeps[0].name)
-    evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
-    if len(evaluations) > 1:
-        raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
-    held_out_prompts(sweeps[0])  # before hours of training, not after
     runs = {}
     for sweep in sweeps:
         for entry in sweep.algorithms:
@@ -75,8 +73,37 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
     return report.write(workplace.root, trained_runs, evaluation)
 
 
-def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> TrainedRun:
-    """Train one algorithm unless its run directory says that it is finished."""
+def check(sweeps: list[LanguageModelSweep]) -> None:
+    """Before hours of training, not after: what the evaluation will need.
+
+    Raises:
+        ConfigError: the sweeps differ in what an evaluation must share, or too few prompts are held out.
+    """
+    evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
+    if len(evaluations) > 1:
+        raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
+    held_out_prompts(sweeps[0])
+
+
+def tasks(sweeps: list[LanguageModelSweep], out: Path) -> list[Task]:
+    """One task for each run that is not finished."""
+    check(sweeps)
+    workplace = Workplace(out / sweeps[0].name)
+    return [
+        (run.path.name, partial(train_task, spec, sweep, workplace))
+        for sweep in sweeps
+        for spec in map(build_algorithm, sweep.algorithms)
+        if not (run := open_run(spec, sweep, workplace.root)).finished
+    ]
+
+
+def train_task(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> None:
+    """``train_run`` in a process of its own, which the result would have to leave."""
+    train_run(spec, sweep, workplace)
+
+
+def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
+    """The run directory of ``spec``."""
     config = {
         "algorithm": {"name": spec.name, **asdict(spec)},
         "seed": sweep.seed,
@@ -87,7 +114,12 @@ def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) 
     }
     if isinstance(spec, RLOO):
         config["reward"] = asdict(sweep.reward)
-    run = Run.open(workplace.root, spec.name, config)
+    return Run.open(root, spec.name, config)
+
+
+def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> TrainedRun:
+    """Train one algorithm unless its run directory says that it is finished."""
+    run = open_run(spec, sweep, workplace.root)
     if not run.finished:
         start = time.perf_counter()
         prompts = load_prompts(sweep.prompts.source, "train")

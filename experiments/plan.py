@@ -161,9 +161,7 @@ def estimate(spec: Algorithm, sweep: LanguageModelSweep, shape: Shape, prompt: i
     work = work_of(spec, sweep.train.batch_size, prompt, sweep.model.max_new_tokens)
     trained = trained_parameters(shape, sweep.model)
     held = memory(shape, work, sweep, trained)
-    either = max(
-        held["cache"] + held["sampling logits"], held["activations"] + held["output layer"]
-    )
+    either = max(held["cache"] + held["sampling logits"], held["activations"] + held["output layer"])
     transient = ("cache", "sampling logits", "activations", "output layer")
     always = sum(value for name, value in held.items() if name not in transient)
     return Estimate(
