@@ -8,9 +8,11 @@ memory and time are upper ends; an answer that ends early costs less.
 
 Memory (bytes), see :func:`memory`:
 
-- weights: b N, with adapters; 4 N fully trained (float32)
-- reference: 0 with adapters (the base without them; 4 A where training starts from an adapter), else 4 N
-- trained parameters X = A, or N: adapters 4 A, gradients 4 X, Adam's two moments 8 X
+- weights: b N (all of them trained: b = 4)
+- adapters: 4 A, twice where the roles have one each; trained parameters X: these, or N
+- reference: nothing with adapters (it is the base without them), 4 A more where training starts from an adapter;
+  4 N where all weights are trained
+- gradients 4 X, Adam's two moments 8 X
 - key-value cache: R C (bytes of one token's keys and values, 2 L G w b) for R conversations of T - 1 tokens; a
   mixture of policy and reference keeps two
 - activations kept for the backward pass, per token and layer (:func:`activations_per_token`), for the t tokens of
@@ -160,7 +162,7 @@ def estimate(spec: Algorithm, sweep: LanguageModelSweep, shape: Shape, prompt: i
     """
     work = work_of(spec, sweep.train.batch_size, prompt, sweep.model.max_new_tokens)
     trained = trained_parameters(shape, sweep.model)
-    held = memory(shape, work, sweep, trained)
+    held = memory(shape, work, sweep)
     either = max(held["cache"] + held["sampling logits"], held["activations"] + held["output layer"])
     transient = ("cache", "sampling logits", "activations", "output layer")
     always = sum(value for name, value in held.items() if name not in transient)
@@ -203,41 +205,50 @@ def work_of(spec: Algorithm, prompts: int, prompt: int, answer: int) -> Work:
 
 
 def trained_parameters(shape: Shape, model: ModelConfig) -> int:
-    """X: of the adapters.
+    """X: all parameters, or those of the adapters.
 
     Raises:
         ConfigError: an adapter is asked for on a module that the model does not have.
     """
+    if model.lora is None:
+        return shape.parameters
     unknown = [name for name in model.lora.modules if name not in shape.modules()]
     if unknown:
         raise ConfigError(f"lora.modules: {model.name} has no {', '.join(unknown)}.")
-    return shape.adapter_parameters(model.lora.rank, model.lora.modules, model.lora.layers)
+    one = shape.adapter_parameters(model.lora.rank, model.lora.modules, model.lora.layers)
+    return one * (2 if model.sharing == "two" else 1)
 
 
-def memory(shape: Shape, work: Work, sweep: LanguageModelSweep, trained: int) -> dict[str, float]:
+def memory(shape: Shape, work: Work, sweep: LanguageModelSweep) -> dict[str, float]:
     """Bytes by what holds them (module docstring), the allocator's own left out."""
-    width = bytes_per_number(sweep)
-    tokens = micro_batch_tokens(work, sweep)
-    depth = shape.layers if sweep.model.lora.layers is None else sweep.model.lora.layers
-    layer = activations_per_token(shape, sweep.model.lora, width)
+    model, width, answer = sweep.model, bytes_per_number(sweep), sweep.model.max_new_tokens
+    trained, weights = trained_parameters(shape, model), width * shape.parameters
+    adapters = 0 if model.lora is None else 4 * trained
+    frozen = adapters / (2 if model.sharing == "two" else 1) if model.start_from else 0
+    layer = activations_per_token(shape, model.lora, width)
+    depth = adapted_layers(shape, model)
     kept = depth * width * shape.hidden + layer if sweep.train.gradient_checkpointing else depth * layer
-    ends = (4 + width) * shape.hidden  # the final norm
+    final_norm = (4 + width) * shape.hidden
+    tokens = micro_batch_tokens(work, sweep)
     scored = tokens * work.scored / work.length
-    most = max(s.conversations for s in work.sampling)
     return {
-        "weights": width * shape.parameters,
-        "adapters": 4 * trained,
+        "weights": weights,
+        "reference": weights if model.lora is None else frozen,
+        "adapters": adapters,
         "gradients": 4 * trained,
         "Adam": 8 * trained,
         "judge": JUDGE,
-        "cache": max(
-            s.models * s.conversations * (s.context + sweep.model.max_new_tokens - 1) * cache_per_token(shape, width)
-            for s in work.sampling
-        ),
-        "sampling logits": 24 * most * shape.vocabulary,
-        "activations": tokens * (kept + ends),
+        "cache": cache_per_token(shape, width)
+        * max(s.models * s.conversations * (s.context + answer - 1) for s in work.sampling),
+        "sampling logits": 24 * shape.vocabulary * max(s.conversations for s in work.sampling),
+        "activations": tokens * (kept + final_norm),
         "output layer": CHUNK_LOGITS * (4 + 2 * width) + 3 * width * shape.hidden * scored,
     }
+
+
+def adapted_layers(shape: Shape, model: ModelConfig) -> int:
+    """How many layers the backward pass goes through."""
+    return shape.layers if model.lora is None or model.lora.layers is None else model.lora.layers
 
 
 def bytes_per_number(sweep: LanguageModelSweep) -> int:
@@ -256,34 +267,33 @@ def micro_batch_tokens(work: Work, sweep: LanguageModelSweep) -> int:
     return whole if budget is None else min(whole, max(work.length, budget // work.length * work.length))
 
 
-def activations_per_token(shape: Shape, lora: LoRA, width: int) -> float:
-    """Bytes that one layer keeps of one token for the backward pass, with frozen weights.
+def activations_per_token(shape: Shape, lora: LoRA | None, width: int) -> float:
+    """Bytes that one layer keeps of one token for the backward pass.
 
     8 d: the float32 inputs of the two norms. Then, b bytes each: 2 d, what the norms give to the linear modules;
-    2 H w, query and attention output; 2 G w, key and value; 4 f, gate, its SiLU, up, and their product; r for
-    each adapter. Flash attention's 4 H and the norms' 8 bytes come on top.
+    2 H w, query and attention output; 2 G w, key and value; 4 f, gate, its SiLU, up, and their product; r for each
+    adapter, or, for the gradient of the norms' weights, 2 d. Flash attention's 4 H and the norms' 8 come on top.
     """
     d, w = shape.hidden, shape.head_width
-    numbers = 2 * d + 2 * (shape.heads + shape.kv_heads) * w + 4 * shape.intermediate + len(lora.modules) * lora.rank
+    numbers = 2 * d + 2 * (shape.heads + shape.kv_heads) * w + 4 * shape.intermediate
+    numbers += 2 * d if lora is None else len(lora.modules) * lora.rank
     return 8 * d + width * numbers + 4 * shape.heads + 8
 
 
 def time_per_step(shape: Shape, work: Work, sweep: LanguageModelSweep) -> dict[str, float]:
     """Seconds of each phase of a step (module docstring)."""
-    width, answer = bytes_per_number(sweep), sweep.model.max_new_tokens
-    rate = FLOPS[width]
-    forward = work.rows * read_flops(shape, work.length, work.scored)
-    depth = 1.0 if sweep.model.lora.layers is None else sweep.model.lora.layers / shape.layers
-    passes = 1 + depth  # forward, and backward to the activations of the adapted layers
-    if sweep.train.gradient_checkpointing:
-        passes += depth
-    if micro_batch_tokens(work, sweep) < work.rows * work.length:
-        passes += 1
+    model, width, answer = sweep.model, bytes_per_number(sweep), sweep.model.max_new_tokens
+    depth = adapted_layers(shape, model) / shape.layers
+    passes = 1 + (2 if model.lora is None else depth)
+    passes += depth if sweep.train.gradient_checkpointing else 0
+    passes += 1 if micro_batch_tokens(work, sweep) < work.rows * work.length else 0
+    passes *= len(work.sampling) if model.sharing == "two" else 1  # each role's adapter reads for itself
+    forward = work.rows * read_flops(shape, work.length, work.scored) / FLOPS[width]
     generate = 0.0
     for s in work.sampling:
-        generate += s.models * s.conversations * read_flops(shape, s.read, 1) / rate
+        generate += s.models * s.conversations * read_flops(shape, s.read, 1) / FLOPS[width]
         generate += s.models * answer * decode_seconds(shape, s.conversations, s.context + answer / 2, width)
-    return {"generate": generate, "reference": forward / rate, "update": passes * forward / rate}
+    return {"generate": generate, "reference": forward, "update": passes * forward}
 
 
 def decode_seconds(shape: Shape, conversations: int, context: float, width: int) -> float:
@@ -313,7 +323,7 @@ def table(estimates: Sequence[Estimate]) -> str:
                 "model": e.model,
                 "parameters": f"{e.parameters / 1e9:.2f}e9",
                 "weights": held["weights"],
-                "trained, gradients, Adam": held["adapters"] + held["gradients"] + held["Adam"],
+                "reference, adapters, gradients, Adam": held["adapters"] + held["gradients"] + held["Adam"] + held["reference"],
                 "cache": held["cache"],
                 "activations": held["activations"],
                 "output layer": held["output layer"],
