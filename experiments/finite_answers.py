@@ -15,10 +15,11 @@ import torch
 from experiments.cluster import Task
 from experiments.config import FiniteAnswersSweep, build_algorithm
 from llm import finite
+from llm.config import ModelConfig
 from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA, Policy
 from llm.reward import LinearReward, fit_reward
-from llm.train import ModelConfig, train
+from llm.train import train
 from slhf.algorithms import RLOO, Algorithm, NashMD, StackelbergGDA
 from slhf.errors import ConfigError
 from slhf.runs import Run

@@ -15,6 +15,7 @@ from experiments import report
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, build_algorithm
 from llm import checkpoint
+from llm.config import load_policy
 from llm.data import load_prompts
 from llm.evaluate import bootstrap, round_robin
 from llm.generation import TransformersGenerator
@@ -23,9 +24,9 @@ from llm.judges.attributes import AttributeJudge
 from llm.policy import default_device
 from llm.refine import refine
 from llm.reward import LinearReward, fit_reward
-from llm.train import load_policy, train
+from llm.train import train
 from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
-from slhf.errors import ConfigError
+from slhf.errors import ConfigError, RunError
 from slhf.runs import Run, derive_seed, write_json
 
 TITLES = {"stackelberg_gda": "SLHF", "rloo": "RLOO", "nash_md": "Nash-MD-PG"}
@@ -121,11 +122,12 @@ def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) 
     """Train one algorithm unless its run directory says that it is finished."""
     run = open_run(spec, sweep, workplace.root)
     if not run.finished:
-        start = time.perf_counter()
-        prompts = load_prompts(sweep.prompts.source, "train")
-        reward = base_reward(sweep, workplace, run, prompts) if isinstance(spec, RLOO) else None
-        train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
-        run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
+        with run.lock():
+            start = time.perf_counter()
+            prompts = load_prompts(sweep.prompts.source, "train")
+            reward = base_reward(sweep, workplace, run, prompts) if isinstance(spec, RLOO) else None
+            train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
+            run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
     return TrainedRun(spec, sweep, run, TITLES[spec.name])
 
 
@@ -185,7 +187,10 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     jobs: list[tuple[str, Path | None, int]] = [("Base", None, settings.rounds)]
     for trained in runs:
         count = settings.rounds if isinstance(trained.spec, StackelbergGDA) else 1
-        jobs.append((trained.title, trained.run.path / checkpoint.NAME / "adapter", count))
+        saved = checkpoint.latest(trained.run.path)
+        if saved is None:
+            raise RunError(f"{trained.run.path} is finished but holds no checkpoint; move it away to train again.")
+        jobs.append((trained.title, saved / "adapter", count))
     answers = {
         title: held_out_answers(title, adapter, count, sweep, evaluation, prompts)
         for title, adapter, count in tqdm(jobs, desc="evaluation", unit="policy")

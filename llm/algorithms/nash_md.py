@@ -29,7 +29,8 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
         "opponent": [chat.text(y.ids) for y in opponents],
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
-    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"), step)
+    samples = {"leader": answers, "opponent": opponents}
+    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"), step, samples)
 
 
 def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

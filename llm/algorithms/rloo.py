@@ -32,7 +32,10 @@ def collect(spec: RLOO, at: Collector, prompts: list[str], step: int) -> Experie
         "leader": [chat.text(y.ids) for y in answers],
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
-    return at.experience(conversations, texts, lambda texts: reward.score(texts["prompt"], texts["leader"]), step)
+    samples = {"leader": answers}
+    return at.experience(
+        conversations, texts, lambda texts: reward.score(texts["prompt"], texts["leader"]), step, samples
+    )
 
 
 def loss(spec: RLOO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:
