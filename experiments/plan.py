@@ -50,9 +50,9 @@ import pandas as pd
 
 from experiments.config import LanguageModelSweep, build_algorithm
 from experiments.shapes import Shape, shape_of
+from llm.config import ModelConfig
 from llm.data import load_prompts
 from llm.policy import LoRA
-from llm.train import ModelConfig
 from slhf.algorithms import RLOO, Algorithm, NashMD, StackelbergGDA
 from slhf.errors import ConfigError
 
@@ -306,7 +306,7 @@ def decode_seconds(shape: Shape, conversations: int, context: float, width: int)
 
 def read_flops(shape: Shape, length: int, scored: int) -> float:
     """FLOPs of one forward over one conversation, of which ``scored`` tokens reach the output layer."""
-    body = shape.layers * shape.layer_parameters
+    body = shape.layers * sum(inputs * outputs for inputs, outputs in shape.modules().values())
     attention = 2 * shape.layers * shape.heads * shape.head_width * length**2
     return 2 * body * length + attention + 2 * shape.embedding_parameters * scored
 
@@ -323,7 +323,10 @@ def table(estimates: Sequence[Estimate]) -> str:
                 "model": e.model,
                 "parameters": f"{e.parameters / 1e9:.2f}e9",
                 "weights": held["weights"],
-                "reference, adapters, gradients, Adam": held["adapters"] + held["gradients"] + held["Adam"] + held["reference"],
+                "reference, adapters, gradients, Adam": held["adapters"]
+                + held["gradients"]
+                + held["Adam"]
+                + held["reference"],
                 "cache": held["cache"],
                 "activations": held["activations"],
                 "output layer": held["output layer"],
