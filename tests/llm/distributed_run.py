@@ -1,0 +1,69 @@
+"""One training run as a script, so that a launcher can start several processes of it: CASE OUT [DYING_STEP]."""
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llm import finite
+from llm.config import ModelConfig, TrainConfig
+from llm.judges.matrix import MatrixJudge
+from llm.policy import LoRA
+from llm.train import train
+from slhf.algorithms import StackelbergGDA
+from slhf.runs import Run
+
+LABELS = ["a", "b", "c"]
+GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
+ADAPTERS = LoRA(rank=2, modules=finite.MODULES)
+CASES = {
+    # name: model, algorithm, training; the batch of 5 is not the same for every process
+    "one": ({"lora": ADAPTERS}, {"leader_samples": 2, "follower_samples": 2}, {"batch_size": 5}),
+    "two": ({"lora": ADAPTERS, "sharing": "two"}, {}, {"batch_size": 8, "tokens_per_micro_batch": 60}),
+    "full": ({"lora": None}, {}, {"batch_size": 8, "tokens_per_micro_batch": 60}),
+    "full at once": ({"lora": None}, {"leader_samples": 2}, {"batch_size": 5}),
+}
+
+
+class Dying(MatrixJudge):
+    """Process 1 is killed, or stops answering, at its ``step``-th question."""
+
+    def __init__(self, step, how):
+        super().__init__(GAME, LABELS)
+        self.left, self.how = step, how
+
+    def prefer(self, prompts, a, b):
+        self.left -= 1
+        if self.left < 0 and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), self.how)
+        return super().prefer(prompts, a, b)
+
+
+def run_case(case, out, judge=None, **settings):
+    """Train on the model in ``out/model``; returns the run directory and the policy."""
+    torch.set_num_threads(1)
+    model, spec, training = CASES[case]
+    config = ModelConfig(str(out / "model"), "float32", 1.0, max_new_tokens=1, **model)
+    # Adam divides by the size of a gradient, also where that is rounding around 0 (a key's bias): a large epsilon
+    # of its own would hide that, a small learning rate bounds it
+    train_config = TrainConfig(**{"steps": 4, "checkpoint_every": 2, **training, **settings})
+    count = os.environ.get("WORLD_SIZE", "1")
+    run = Run(out / f"{case} on {count}")
+    run.path.mkdir(exist_ok=True)
+    spec = dataclasses.replace(StackelbergGDA(learning_rate=1e-3), **spec)
+    return run, train(spec, judge or MatrixJudge(GAME, LABELS), [finite.PROMPT], run, config, train_config, seed=3)
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[2])
+    if len(sys.argv) > 3:
+        how = getattr(signal, sys.argv[3])
+        run_case(sys.argv[1], out, Dying(2, how), timeout_minutes=0.1)
+    else:
+        for case in sys.argv[1].split(","):
+            run_case(case, out)
+            run_case(case, out, steps=6)  # goes on from the checkpoint
