@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from experiments.config import LanguageModelSweep, build_algorithm
 from llm import checkpoint
 from llm.config import load_policy
 from llm.data import load_prompts
+from llm.distributed import join
 from llm.evaluate import bootstrap, round_robin
 from llm.generation import TransformersGenerator
 from llm.judges import ask
@@ -61,7 +64,10 @@ class TrainedRun:
 
 
 def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
-    """Train, evaluate and report; returns the report. Finished parts are not repeated."""
+    """Train, evaluate and report; returns the report. Finished parts are not repeated.
+
+    Several processes train together. Then the first evaluates and reports; the others leave (``SystemExit``).
+    """
     check(sweeps)
     workplace = Workplace(out / sweeps[0].name)
     runs = {}
@@ -69,6 +75,8 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
         for entry in sweep.algorithms:
             trained = train_run(build_algorithm(entry), sweep, workplace)
             runs[trained.run.path] = trained
+    if not join(sweeps[0].train.timeout_minutes).first:
+        sys.exit(0)
     trained_runs = with_titles(list(runs.values()))
     evaluation = evaluate(trained_runs, sweeps[0], workplace)
     return report.write(workplace.root, trained_runs, evaluation)
@@ -120,14 +128,18 @@ def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
 
 def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> TrainedRun:
     """Train one algorithm unless its run directory says that it is finished."""
-    run = open_run(spec, sweep, workplace.root)
-    if not run.finished:
-        with run.lock():
+    processes = join(sweep.train.timeout_minutes)
+    run = processes.in_turn(lambda: open_run(spec, sweep, workplace.root))
+    if not processes.agree(run.finished):
+        with run.lock() if processes.first else nullcontext():
             start = time.perf_counter()
             prompts = load_prompts(sweep.prompts.source, "train")
-            reward = base_reward(sweep, workplace, run, prompts) if isinstance(spec, RLOO) else None
+            reward = None
+            if isinstance(spec, RLOO):
+                reward = processes.in_turn(lambda: base_reward(sweep, workplace, run, prompts))
             train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
-            run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
+            if processes.first:
+                run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
     return TrainedRun(spec, sweep, run, TITLES[spec.name])
 
 

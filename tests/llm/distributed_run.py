@@ -1,9 +1,10 @@
-"""One training run as a script, so that a launcher can start several processes of it: CASE OUT [DYING_STEP]."""
+"""One training run as a script, so that a launcher can start several processes of it: CASES OUT [killed|stuck]."""
 
 import dataclasses
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from slhf.runs import Run
 
 LABELS = ["a", "b", "c"]
 GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
+RATE = 1e-3
 ADAPTERS = LoRA(rank=2, modules=finite.MODULES)
 CASES = {
     # name: model, algorithm, training; the batch of 5 is not the same for every process
@@ -30,16 +32,18 @@ CASES = {
 
 
 class Dying(MatrixJudge):
-    """Process 1 is killed, or stops answering, at its ``step``-th question."""
+    """In process 1, is killed ("killed") or never answers ("stuck") from the third question on."""
 
-    def __init__(self, step, how):
+    def __init__(self, how):
         super().__init__(GAME, LABELS)
-        self.left, self.how = step, how
+        self.left, self.how = 2, how
 
     def prefer(self, prompts, a, b):
         self.left -= 1
-        if self.left < 0 and os.environ.get("RANK") == "1":
-            os.kill(os.getpid(), self.how)
+        if self.left < 0 and os.environ["RANK"] == "1":
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(3600)
         return super().prefer(prompts, a, b)
 
 
@@ -48,22 +52,18 @@ def run_case(case, out, judge=None, **settings):
     torch.set_num_threads(1)
     model, spec, training = CASES[case]
     config = ModelConfig(str(out / "model"), "float32", 1.0, max_new_tokens=1, **model)
-    # Adam divides by the size of a gradient, also where that is rounding around 0 (a key's bias): a large epsilon
-    # of its own would hide that, a small learning rate bounds it
-    train_config = TrainConfig(**{"steps": 4, "checkpoint_every": 2, **training, **settings})
-    count = os.environ.get("WORLD_SIZE", "1")
-    run = Run(out / f"{case} on {count}")
+    run = Run(out / f"{case} on {os.environ.get('WORLD_SIZE', '1')}{getattr(judge, 'how', '')}")
     run.path.mkdir(exist_ok=True)
-    spec = dataclasses.replace(StackelbergGDA(learning_rate=1e-3), **spec)
-    return run, train(spec, judge or MatrixJudge(GAME, LABELS), [finite.PROMPT], run, config, train_config, seed=3)
+    spec = dataclasses.replace(StackelbergGDA(learning_rate=RATE), **spec)
+    training = TrainConfig(**{"steps": 4, "checkpoint_every": 2, **training, **settings})
+    return run, train(spec, judge or MatrixJudge(GAME, LABELS), [finite.PROMPT], run, config, training, seed=3)
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[2])
-    if len(sys.argv) > 3:
-        how = getattr(signal, sys.argv[3])
-        run_case(sys.argv[1], out, Dying(2, how), timeout_minutes=0.1)
+    cases, out, how = sys.argv[1].split(","), Path(sys.argv[2]), sys.argv[3:]
+    if how:
+        run_case(cases[0], out, Dying(how[0]), timeout_minutes=0.1)
     else:
-        for case in sys.argv[1].split(","):
+        for case in cases:
             run_case(case, out)
             run_case(case, out, steps=6)  # goes on from the checkpoint

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -11,12 +10,12 @@ from safetensors.torch import load_file
 from llm import checkpoint, finite
 from llm.distributed import Processes, SlicedGenerator
 from slhf.errors import ConfigError
-from tests.llm.distributed_run import CASES, LABELS, run_case
+from tests.llm.distributed_run import CASES, LABELS, RATE, run_case
 
 TIMED = ("second", "memory")
 
 
-def launch(*arguments, cwd=None):
+def launch(*arguments):
     """The script on two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run(
@@ -60,19 +59,23 @@ def test_two_processes_equal_one(launched, out, case):
     )
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
+        if name.endswith("k_proj.bias"):
+            # It shifts all scores of a query alike, so its gradient is 0; what is computed is rounding, of which Adam
+            # makes steps of the learning rate's size, in any direction.
+            assert (ours[name] - weight).abs().max() <= 2 * 6 * RATE
+            continue
         torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     moments = [load_file(checkpoint.latest(run.path) / "optimizer.safetensors") for run in (together, alone)]
     assert moments[0].keys() == moments[1].keys()
     assert all(moments[0][name].shape == value.shape for name, value in moments[1].items())
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_a_process_that_dies_or_stops_ends_the_run(out, how):
-    start = time.monotonic()
+@pytest.mark.parametrize(("how", "message"), [("killed", "Signal 9 (SIGKILL)"), ("stuck", "Timed out")])
+def test_a_process_that_dies_or_hangs_ends_the_run(out, how, message):
     done = launch("one", out, how)
-    assert done.returncode != 0
-    assert time.monotonic() - start < 300
-    assert ("Signal 9 (SIGKILL)" if how == "SIGKILL" else "Timed out") in done.stderr
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not list((out / f"one on 2{how}").glob("checkpoint-000004"))
 
 
 def test_parts_cover_the_batch():
