@@ -101,6 +101,9 @@ class FiniteModelConfig:
     """Of its random weights, and so of the reference policies."""
     rank: int = 8
     """Rank of its adapters."""
+    trained: Literal["one", "two", "all"] = "one"
+    """"one": an adapter for both roles; "two": one for each role, so only algorithms with a Follower; "all": all
+    weights, without adapters."""
 
 
 @dataclass(frozen=True)

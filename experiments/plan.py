@@ -52,8 +52,9 @@ from experiments.config import LanguageModelSweep, build_algorithm
 from experiments.shapes import Shape, shape_of
 from llm.config import ModelConfig
 from llm.data import load_prompts
+from llm.logprobs import CHUNK_LOGITS_GPU
 from llm.policy import LoRA
-from slhf.algorithms import RLOO, Algorithm, NashMD, StackelbergGDA
+from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.errors import ConfigError
 
 GPU_BYTES = 80e9
@@ -74,10 +75,6 @@ TURN_TOKENS = 32
 """Tokens of the Follower's instruction with its template; the same is added to a prompt for the chat template."""
 CHARACTERS_PER_TOKEN = 3.5
 """Of English prompts, on the low side."""
-
-
-CHUNK_LOGITS = 2**26
-"""Logits that the output layer computes at a time on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,10 @@ def work_of(spec: Algorithm, prompts: int, prompt: int, answer: int) -> Work:
         case NashMD(samples=k):
             policy, mixture = Sampling(prompts * k, prompt, prompt), Sampling(prompts * k, prompt, prompt, 2)
             return Work((policy, mixture), prompts * k, prompt + answer, answer)
-        case RLOO(samples=k):
+        case RLOO(samples=k) | SPO(samples=k) | SPPO(samples=k):
+            return Work((Sampling(prompts * k, prompt, prompt),), prompts * k, prompt + answer, answer)
+        case EGPO(samples=pairs) | OnlineIPO(samples=pairs) | OnlineDPO(samples=pairs):
+            k = 2 * pairs
             return Work((Sampling(prompts * k, prompt, prompt),), prompts * k, prompt + answer, answer)
     raise ConfigError(f"There is no estimate for {spec.name}.")
 
@@ -242,7 +242,7 @@ def memory(shape: Shape, work: Work, sweep: LanguageModelSweep) -> dict[str, flo
         * max(s.models * s.conversations * (s.context + answer - 1) for s in work.sampling),
         "sampling logits": 24 * shape.vocabulary * max(s.conversations for s in work.sampling),
         "activations": tokens * (kept + final_norm),
-        "output layer": CHUNK_LOGITS * (4 + 2 * width) + 3 * width * shape.hidden * scored,
+        "output layer": CHUNK_LOGITS_GPU * (4 + 2 * width) + 3 * width * shape.hidden * scored,
     }
 
 

@@ -44,10 +44,12 @@ def save(
             if processes.first:
                 moments[f"{names[id(p)]}/{key}"] = complete.cpu()
 
+    remembered = {name: whole(value) for name, value in state.items()}
+
     def fill(path: Path) -> None:
         policy.save(path / "adapter")
         save_file(moments, path / "optimizer.safetensors")
-        save_file(state, path / "algorithm.safetensors")
+        save_file(remembered, path / "algorithm.safetensors")
         (path / "step.json").write_text(json.dumps({"step": step}))
 
     with gathered(policy):
@@ -100,4 +102,6 @@ def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) 
         parameter = parameters[name]
         # Adam keeps its step count on the CPU wherever the parameter is.
         optimizer.state[parameter][field] = value if field == "step" else share_of(value, parameter)
-    return step, load_file(checkpoint / "algorithm.safetensors", device=str(policy.device))
+    remembered = load_file(checkpoint / "algorithm.safetensors", device=str(policy.device))
+    # what an algorithm remembers of a parameter goes by its name
+    return step, {name: share_of(x, parameters[name]) if name in parameters else x for name, x in remembered.items()}

@@ -32,12 +32,10 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import pad
 
-from llm.algorithms import implementation
 from llm.chat import Role
 from llm.experience import Experience
 from llm.generation import Generator, Sample, Session
 from llm.policy import REFERENCE, Policy, TokenBatch
-from slhf.algorithms import Algorithm
 from slhf.errors import ConfigError
 
 T = TypeVar("T")
@@ -155,6 +153,8 @@ class Part:
     """Our own rows, as they were collected."""
     rows: Tensor
     """Which rows of the whole experience they are."""
+    trunk: Tensor | None = None
+    """(r, t, d), what ``policy.trunk`` made of them."""
 
     def spread(self, mine: Tensor, shape: Sequence[int]) -> Tensor:
         """Our rows of something, (r, t), -> everyone's, of ``shape`` (R, T), without gradient."""
@@ -169,7 +169,7 @@ def share(mine: Experience, processes: Processes) -> tuple[Experience, Part]:
     """The whole batch's experience, in the order in which one process would have collected it, and our part of it."""
     device, rows = mine.batch.ids.device, torch.arange(len(mine.batch.ids))
     if processes.count == 1:
-        return mine, Part(processes, mine.batch, rows.to(device))
+        return mine, Part(processes, mine.batch, rows.to(device), mine.trunk)
     parts = processes.everyones(_moved(mine, "cpu"))
     blocks = len(mine.batch.ids) // len(mine.signal)  # of rows: one, or the Leader's and then the Follower's
     columns = max(part.batch.ids.shape[1] for part in parts)
@@ -214,6 +214,7 @@ def _moved(experience: Experience, device: torch.device | str) -> Experience:
         reference=experience.reference.to(device),
         signal=experience.signal.to(device),
         sampled=None if experience.sampled is None else experience.sampled.to(device),
+        trunk=None,  # large, and of use only where the rows are read
     )
 
 
@@ -262,6 +263,10 @@ class ShardedPolicy(Policy):
             causal.reshard()
         return self
 
+    def trunk(self, batch: TokenBatch) -> Tensor | None:
+        """None: every layer is trained."""
+        return None
+
     def _score(self, *args: Any) -> Tensor:
         causal = self._frozen if self.adapter == REFERENCE else self.model
         return causal.within(super()._score, *args)
@@ -295,17 +300,9 @@ def _sharded_modules(causal: Any) -> list[Any]:
     return [causal, *causal.get_decoder().layers]
 
 
-def shard(spec: Algorithm, policy: Policy, processes: Processes) -> Policy:
-    """The policy as several processes hold it: adapters as they are, a fully trained one in shares.
-
-    Raises:
-        ConfigError: a fully trained policy with an algorithm that changes parameters itself.
-    """
-    if processes.count == 1 or not policy.full:
-        return policy
-    if hasattr(implementation(spec), "before_step"):
-        raise ConfigError(f"{spec.name} remembers whole parameters, so it trains all weights on one process only.")
-    return ShardedPolicy.of(policy)
+def shard(policy: Policy, processes: Processes) -> Policy:
+    """The policy as several processes hold it: adapters as they are, a fully trained one in shares."""
+    return ShardedPolicy.of(policy) if policy.full and processes.count > 1 else policy
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from llm.chat import Chat, Role
 from llm.generation import Generator, Sample
 from llm.judges import Judge, ask
-from llm.microbatch import logprobs
+from llm.microbatch import logprobs, read_trunk
 from llm.policy import Policy, Segment, Sharing, TokenBatch
 from slhf.runs import derive_seed
 from slhf.signals import leave_one_out
@@ -54,6 +54,8 @@ class Experience:
     """(R, T), the sampler's own log-probability of each scored token, 0 elsewhere; None if it was not recorded."""
     generated: int = 0
     """Tokens sampled for it, opponents' answers included; 0 if that was not recorded."""
+    trunk: Tensor | None = None
+    """(R, T, d), what ``policy.trunk`` made of the batch, for ``policy.logprobs``; None if the model has none."""
 
     @property
     def compared(self) -> bool:
@@ -124,8 +126,9 @@ class Collector:
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
         with self.phase("reference"), self.policy.reference():
             batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
-            reference = logprobs(self.policy, batch, self.tokens_per_micro_batch)
-        whole = Experience(batch, reference, judged, texts, step, self.policy.sharing, replies)
+            trunk = read_trunk(self.policy, batch, self.tokens_per_micro_batch)
+            reference = logprobs(self.policy, batch, self.tokens_per_micro_batch, trunk)
+        whole = Experience(batch, reference, judged, texts, step, self.policy.sharing, replies, trunk=trunk)
         if samples is None:
             return whole
         sampled = torch.zeros_like(reference)

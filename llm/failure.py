@@ -59,16 +59,16 @@ def recorded(
 
 
 def take_apart(experience: Experience) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An experience as tensors and as what JSON can hold, each by name."""
+    """An experience as tensors and as what JSON can hold, each by name; the trunk can be read again."""
     batch = experience.batch
     tensors = {"ids": batch.ids, "attention": batch.attention}
     tensors |= {f"owner/{role}": mask for role, mask in batch.owners.items()}
     facts = {}
     for field in fields(experience):
         value = getattr(experience, field.name)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and field.name != "trunk":
             tensors[field.name] = value
-        elif field.name != "batch":
+        elif field.name not in ("batch", "trunk"):
             facts[field.name] = value
     return tensors, facts
 

@@ -26,13 +26,33 @@ def micro_batches(batch: TokenBatch, budget: int | None) -> list[Tensor]:
 
 
 @torch.no_grad()
-def logprobs(policy: Policy, batch: TokenBatch, budget: int | None) -> Tensor:
-    """``policy.logprobs(batch)``, (B, T), without gradient and never more than ``budget`` tokens at a time."""
+def logprobs(policy: Policy, batch: TokenBatch, budget: int | None, trunk: Tensor | None = None) -> Tensor:
+    """``policy.logprobs(batch, trunk)``, (B, T), without gradient and never more than ``budget`` tokens at a time."""
     parts = micro_batches(batch, budget)
     if len(parts) == 1:
-        return policy.logprobs(batch)
-    out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
-    for rows in parts:
-        part = policy.logprobs(batch.rows(rows))
+        return policy.logprobs(batch, trunk)
+    return _gather([policy.logprobs(*rows_of(batch, trunk, rows)) for rows in parts], parts, batch)
+
+
+def read_trunk(policy: Policy, batch: TokenBatch, budget: int | None) -> Tensor | None:
+    """``policy.trunk(batch)``, (B, T, d), never more than ``budget`` tokens at a time."""
+    parts = micro_batches(batch, budget)
+    if len(parts) == 1:
+        return policy.trunk(batch)
+    read = [policy.trunk(batch.rows(rows)) for rows in parts]
+    found = [part for part in read if part is not None]
+    return _gather(found, parts, batch) if found else None
+
+
+def rows_of(batch: TokenBatch, trunk: Tensor | None, rows: Tensor) -> tuple[TokenBatch, Tensor | None]:
+    """The same rows of a batch and of its trunk."""
+    some = batch.rows(rows)
+    return some, None if trunk is None else trunk[rows, : some.ids.shape[1]]
+
+
+def _gather(read: list[Tensor], parts: list[Tensor], batch: TokenBatch) -> Tensor:
+    """(B, T, ...): every part's rows where they belong, 0 beyond their length."""
+    out = read[0].new_zeros((*batch.ids.shape, *read[0].shape[2:]))
+    for rows, part in zip(parts, read, strict=True):
         out[rows, : part.shape[1]] = part
     return out

@@ -18,7 +18,7 @@ from llm.chat import Role
 from llm.config import TrainConfig
 from llm.distributed import ALONE, Part, ShardedPolicy, gathered, share, sum_gradients, whole
 from llm.experience import Experience
-from llm.microbatch import logprobs, micro_batches
+from llm.microbatch import logprobs, micro_batches, rows_of
 from llm.policy import Policy
 from slhf.algorithms import Algorithm
 from slhf.errors import ConfigError, TrainingError
@@ -77,7 +77,7 @@ def update(
         optimizer: of :func:`make_optimizer`.
         config: schedule, clipping, micro-batches.
         state: what the algorithm remembers.
-        inspect: also require that every group of parameters gets a gradient and changes.
+        inspect: also require that the parameters change.
         part: what of the experience this process reads; None for all.
 
     Returns:
@@ -106,13 +106,15 @@ def clip(groups: list[dict[str, Any]], limit: float | None, step: int) -> dict[s
     """Scale the gradient down to ``limit``; its norm before that, and each role's where it has its own parameters.
 
     Raises:
-        TrainingError: the norm is not finite.
+        TrainingError: the norm is not finite, or a role's parameters have no gradient.
     """
-    gradients = [[p.grad for p in group["params"] if p.grad is not None] for group in groups]
     metrics = {}
-    if len(groups) > 1:
-        for role, mine in zip(ROLES, gradients, strict=True):
-            metrics[f"{role}_grad_norm"] = float(torch.nn.utils.get_total_norm(mine))
+    for role, group in zip(ROLES, groups, strict=False):
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        if not gradients:
+            raise TrainingError(f"Step {step}: no gradient reached the {role}'s parameters.")
+        if len(groups) > 1:
+            metrics[f"{role}_grad_norm"] = float(torch.nn.utils.get_total_norm(gradients))
     everything = [p for group in groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit)
     metrics["grad_norm"] = float(whole(norm))
@@ -125,7 +127,7 @@ def clip(groups: list[dict[str, Any]], limit: float | None, step: int) -> dict[s
 def must_change(groups: list[dict[str, Any]], step: int) -> Iterator[None]:
     """Within this context the optimiser steps. One tensor of each group, that of the largest gradient, must move.
 
-    A gradient of exactly zero (all comparisons tied) moves nothing and is no error; none at all is.
+    A gradient of exactly zero (all comparisons tied) moves nothing and is no error; neither is a role that rests.
 
     Raises:
         TrainingError: naming the role whose parameters stay as they were.
@@ -133,10 +135,9 @@ def must_change(groups: list[dict[str, Any]], step: int) -> Iterator[None]:
     watched = []
     for role, group in zip(ROLES, groups, strict=False):
         trained = [p for p in group["params"] if p.grad is not None]
-        if not trained:
-            raise TrainingError(f"Step {step}: no gradient reached the {role}'s parameters.")
-        loudest = max(trained, key=lambda p: float(whole(p.grad).abs().max()))
-        watched.append((role, loudest, whole(loudest.detach()).clone()))
+        if trained:
+            loudest = max(trained, key=lambda p: float(whole(p.grad).abs().max()))
+            watched.append((role, loudest, whole(loudest.detach()).clone()))
     yield
     for role, p, before in watched:
         if bool((whole(p.grad) != 0).any()) and torch.equal(whole(p.detach()), before):
@@ -158,11 +159,11 @@ def backward(
     if not torch.isfinite(experience.signal).all():
         raise TrainingError("The judge's preferences or rewards are not all finite.")
     part = part or share(experience, ALONE)[1]
-    batch, pieces = part.batch, pieces_of(part, policy, budget)
-    once = policy.logprobs(batch) if len(pieces) == 1 else None  # its graph serves both passes
+    batch, trunk, pieces = part.batch, part.trunk, pieces_of(part, policy, budget)
+    once = policy.logprobs(batch, trunk) if len(pieces) == 1 else None  # its graph serves both passes
     if once is None:
         with gathered(policy):
-            mine = logprobs(policy, batch, budget)
+            mine = logprobs(policy, batch, budget, trunk)
     else:
         mine = once
     logp = part.spread(mine, experience.batch.ids.shape).requires_grad_()
@@ -171,7 +172,7 @@ def backward(
         raise TrainingError(f"The loss is {loss.item()}. Lower the learning rate.")
     (slope,) = torch.autograd.grad(loss, logp)
     for rows, weight in pieces:
-        piece = policy.logprobs(batch.rows(rows)) if once is None else once
+        piece = policy.logprobs(*rows_of(batch, trunk, rows)) if once is None else once
         if not piece.requires_grad:
             raise TrainingError("No gradient reaches what is trained: the adapter is switched off.")
         piece.backward(weight * slope[part.rows[rows], : piece.shape[1]])

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from llm import checkpoint, failure, metrics, tracking
-from llm.algorithms import implementation
+from llm.algorithms import check, implementation
 from llm.config import ModelConfig, TrainConfig, load_policy
 from llm.data import batch_at
 from llm.distributed import SlicedGenerator, gathered, join, shard, share
@@ -59,10 +59,11 @@ def train(
             step was computed from is in ``failed_step`` of the run directory (see ``llm.failure``).
         JudgeError: the judge failed.
         RunError: another run trains in this directory, or its files contradict each other.
-        ConfigError: what is asked for does not go with several processes.
         MissingResource: a model or tracker is not there.
+        ConfigError: the algorithm cannot be run so, or there are fewer prompts a step than processes.
     """
     model, config = model or ModelConfig(), config or TrainConfig()
+    check(spec, model.sharing, config.steps)
     tracking.require_installed(config.trackers)
     processes = join(config.timeout_minutes)
     accelerator = Accelerator(
@@ -71,7 +72,7 @@ def train(
     with run.lock() if processes.first else nullcontext():
         saved = processes.agree(checkpoint.latest(run.path))
         policy = load_policy(model, saved and saved / "adapter", derive_seed(seed, "adapter"), str(accelerator.device))
-        policy = shard(spec, policy, processes)
+        policy = shard(policy, processes)
         optimizer = make_optimizer(spec, policy, config)
         start, state = checkpoint.restore(saved, policy, optimizer) if saved else (0, {})
         if processes.first:

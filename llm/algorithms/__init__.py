@@ -9,7 +9,8 @@
   saves it.
 
 A step is one gradient evaluation and one optimiser step for every algorithm, so that equal steps cost about the
-same. An algorithm whose update takes several (EGPO) spreads it over as many steps.
+same. An algorithm whose update takes several (EGPO) spreads it over as many steps, and says how many in
+``STEPS_PER_UPDATE``.
 """
 
 from types import ModuleType
@@ -17,15 +18,24 @@ from typing import Any
 
 from torch import Tensor
 
-from llm.algorithms import nash_md, rloo, stackelberg_gda
-from llm.policy import Policy
-from slhf.algorithms import RLOO, Algorithm, NashMD, StackelbergGDA
+from llm.algorithms import egpo, nash_md, online_dpo, online_ipo, rloo, spo, sppo, stackelberg_gda
+from llm.policy import Policy, Sharing
+from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.errors import ConfigError
 
 State = dict[str, Tensor]
 """What an algorithm remembers between steps, by name."""
 
-IMPLEMENTATIONS: dict[type[Algorithm], ModuleType] = {StackelbergGDA: stackelberg_gda, RLOO: rloo, NashMD: nash_md}
+IMPLEMENTATIONS: dict[type[Algorithm], ModuleType] = {
+    StackelbergGDA: stackelberg_gda,
+    RLOO: rloo,
+    NashMD: nash_md,
+    SPO: spo,
+    SPPO: sppo,
+    EGPO: egpo,
+    OnlineIPO: online_ipo,
+    OnlineDPO: online_dpo,
+}
 
 
 def implementation(spec: Algorithm) -> ModuleType:
@@ -40,6 +50,19 @@ def implementation(spec: Algorithm) -> ModuleType:
     return IMPLEMENTATIONS[type(spec)]
 
 
+def check(spec: Algorithm, sharing: Sharing, steps: int) -> None:
+    """Refuse a run that the algorithm cannot make.
+
+    Raises:
+        ConfigError: two adapters for an algorithm with one role, or a last update left half done.
+    """
+    if sharing == "two" and not isinstance(spec, StackelbergGDA):
+        raise ConfigError(f'{type(spec).__name__} has no Follower; set model.sharing to "one".')
+    each = getattr(implementation(spec), "STEPS_PER_UPDATE", 1)
+    if steps % each:
+        raise ConfigError(f"{type(spec).__name__} takes {each} steps an update; train.steps = {steps} ends within one.")
+
+
 def before_step(spec: Algorithm, policy: Policy, step: int, state: State) -> State:
     """The algorithm's ``before_step``, where it has one."""
     hook = getattr(implementation(spec), "before_step", None)
@@ -51,10 +74,5 @@ def parameter_groups(spec: Algorithm, policy: Policy) -> list[dict[str, Any]]:
 
     With an adapter for each role the timescale is the factor of the Follower's: Adam, which divides a gradient
     by its size, would cancel a weight of its loss.
-
-    Raises:
-        ConfigError: two adapters, but the algorithm has one role.
     """
-    if policy.sharing == "two" and not isinstance(spec, StackelbergGDA):
-        raise ConfigError(f'{type(spec).__name__} has no Follower; set model.sharing to "one".')
     return policy.parameter_groups(spec.timescale if isinstance(spec, StackelbergGDA) else 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from llm.experience import Collector, Experience, baseline, policy_gradient, to_go, two_role_rows
+from llm.policy import Policy
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
 
@@ -41,7 +42,7 @@ def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Te
     """The Leader's and the Follower's policy gradients, each with its own reward.
 
     With shared parameters kappa weighs the Follower's loss; with its own parameters it is their learning rate's
-    factor instead.
+    factor instead. The Leader's loss enters only at every ``leader_interval``-th step.
 
     Args:
         spec: temperatures, timescale and the number of samples.
@@ -66,10 +67,23 @@ def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Te
     leader_loss = policy_gradient(experience, logp, "leader", leader_advantage)
     follower_loss = policy_gradient(experience, logp, "follower", follower_advantage)
     kappa = spec.timescale if experience.sharing == "one" else 1.0
-    return leader_loss + kappa * follower_loss, {
+    return leader_loss * leader_moves(spec, experience.step) + kappa * follower_loss, {
         "follower_preferred": float(1 - p.mean()),
         "leader_reward": float(whole_leader.mean()),
         "follower_reward": float(whole_follower.mean()),
         "leader_kl": float(leader_ratio.sum(1).mean()),
         "follower_kl": float(paid.mean()),
     }
+
+
+def leader_moves(spec: StackelbergGDA, step: int) -> bool:
+    """Whether the Leader moves at ``step``; the Follower always does."""
+    return (step + 1) % spec.leader_interval == 0
+
+
+def before_step(spec: StackelbergGDA, policy: Policy, step: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Where the Leader has its own parameters and rests, keep Adam's momentum from moving them."""
+    if policy.sharing == "two" and not leader_moves(spec, step):
+        for _, p in policy.trainable("leader"):
+            p.grad = None
+    return state

@@ -13,6 +13,7 @@ from experiments.config import LanguageModelSweep, load_sweep
 from experiments.run import HERE, main
 from experiments.shapes import HUB, from_config, shape_of
 from llm.config import ModelConfig, TrainConfig
+from llm.linear import lighten
 from llm.policy import LoRA, lora_config
 from slhf.algorithms import RLOO, NashMD, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
@@ -78,8 +79,6 @@ def small_policy(tmp_path, dtype, lora):
     if lora is None:
         return model.eval()
     adapted = get_peft_model(model, lora_config(model, lora)).eval()
-    lighten = pytest.importorskip("llm.linear").lighten
-
     lighten(adapted)
     return adapted.get_base_model()
 

@@ -1,6 +1,5 @@
 """One training run as a script, so that a launcher can start several processes of it: CASES OUT [killed|stuck]."""
 
-import dataclasses
 import os
 import signal
 import sys
@@ -15,19 +14,22 @@ from llm.config import ModelConfig, TrainConfig
 from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA
 from llm.train import train
-from slhf.algorithms import StackelbergGDA
+from slhf.algorithms import EGPO, NashMD, StackelbergGDA
 from slhf.runs import Run
 
 LABELS = ["a", "b", "c"]
 GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
 RATE = 1e-3
 ADAPTERS = LoRA(rank=2, modules=finite.MODULES)
+TWICE = {"leader_samples": 2, "follower_samples": 2}
 CASES = {
-    # name: model, algorithm, training; the batch of 5 is not the same for every process
-    "one": ({"lora": ADAPTERS}, {"leader_samples": 2, "follower_samples": 2}, {"batch_size": 5}),
-    "two": ({"lora": ADAPTERS, "sharing": "two"}, {}, {"batch_size": 8, "tokens_per_micro_batch": 60}),
-    "full": ({"lora": None}, {}, {"batch_size": 8, "tokens_per_micro_batch": 60}),
-    "full at once": ({"lora": None}, {"leader_samples": 2}, {"batch_size": 5}),
+    # name: model, algorithm, training; a batch of 5 is not the same for both processes
+    "one": ({"lora": ADAPTERS}, StackelbergGDA(RATE, **TWICE), {"batch_size": 5}),
+    "two": ({"lora": ADAPTERS, "sharing": "two"}, StackelbergGDA(RATE), {"tokens_per_micro_batch": 60}),
+    "lower layer frozen": ({"lora": LoRA(2, layers=1, modules=finite.MODULES)}, NashMD(RATE), {}),
+    "full": ({"lora": None}, StackelbergGDA(RATE, **TWICE), {"batch_size": 5}),
+    "full in parts": ({"lora": None}, StackelbergGDA(RATE), {"batch_size": 5, "tokens_per_micro_batch": 60}),
+    "full with memory": ({"lora": None}, EGPO(RATE), {"batch_size": 4, "checkpoint_every": 1}),
 }
 
 
@@ -54,8 +56,7 @@ def run_case(case, out, judge=None, **settings):
     config = ModelConfig(str(out / "model"), "float32", 1.0, max_new_tokens=1, **model)
     run = Run(out / f"{case} on {os.environ.get('WORLD_SIZE', '1')}{getattr(judge, 'how', '')}")
     run.path.mkdir(exist_ok=True)
-    spec = dataclasses.replace(StackelbergGDA(learning_rate=RATE), **spec)
-    training = TrainConfig(**{"steps": 4, "checkpoint_every": 2, **training, **settings})
+    training = TrainConfig(**{"steps": 4, "batch_size": 8, "checkpoint_every": 2, **training, **settings})
     return run, train(spec, judge or MatrixJudge(GAME, LABELS), [finite.PROMPT], run, config, training, seed=3)
 
 

@@ -102,14 +102,15 @@ PLACES: dict[str, Callable[[int], None]] = {
 """Where to die, at the n-th occasion."""
 
 
-def build_model(directory: Path) -> ModelConfig:
-    """A model with answers of up to three tokens, so that lengths differ."""
+def build_model(directory: Path, **settings: Any) -> ModelConfig:
+    """The finite-answers model, saved in ``directory``."""
     finite.build_model(directory, LABELS, seed=0)
-    return ModelConfig(str(directory), "float32", 1.0, max_new_tokens=1, lora=LoRA(rank=2, modules=finite.MODULES))
+    lora = LoRA(rank=2, modules=finite.MODULES)
+    return ModelConfig(str(directory), "float32", 1.0, **{"max_new_tokens": 1, "lora": lora, **settings})
 
 
 def child(
-    root: Path, model: ModelConfig, config: TrainConfig, spec: Algorithm, place: str | int | None, n: int
+    root: Path, model: ModelConfig, config: TrainConfig, spec: Algorithm, place: str | int | None, n: float
 ) -> None:
     """Train in ``root``; die at the n-th occasion of a place, or before the n-th write if ``place`` is a number."""
     torch.set_num_threads(1)

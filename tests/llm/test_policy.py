@@ -6,9 +6,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from llm import finite
-from llm.algorithms import parameter_groups
+from llm.algorithms import check, parameter_groups
 from llm.policy import LoRA, Policy
-from slhf.algorithms import RLOO, StackelbergGDA
+from slhf.algorithms import EGPO, RLOO, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 
@@ -151,7 +151,9 @@ def test_what_does_not_fit_is_refused(base, tmp_path):
     with pytest.raises(MissingResource):
         load(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="no Follower"):
-        parameter_groups(RLOO(), load(base, sharing="two"))
+        check(RLOO(), "two", steps=2)
+    with pytest.raises(ConfigError, match="2 steps an update"):
+        check(EGPO(), "one", steps=3)
 
 
 def test_the_timescale_is_the_followers_learning_rate_where_it_has_its_own(base):

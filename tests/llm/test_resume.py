@@ -6,11 +6,16 @@ import signal
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from llm import checkpoint, finite
 from llm.config import TrainConfig
-from slhf.algorithms import NashMD, StackelbergGDA
+from llm.judges.matrix import MatrixJudge
+from llm.train import train
+from slhf.algorithms import EGPO, StackelbergGDA
+from slhf.errors import RunError
 from slhf.runs import Run
-from tests.llm.killing import PLACES, build_model, child
+from tests.llm.killing import GAME, LABELS, PLACES, build_model, child
 
 CONFIG = TrainConfig(
     steps=60,
@@ -18,9 +23,9 @@ CONFIG = TrainConfig(
     schedule="cosine",
     warmup=0.1,
     tokens_per_micro_batch=200,
-    checkpoint_every=2,
+    checkpoint_every=3,  # EGPO takes two steps an update: every other checkpoint falls within one
     keep_checkpoints=2,
-    keep_every=20,
+    keep_every=30,
 )
 SPEC = StackelbergGDA(0.01, leader_samples=2, follower_samples=2)
 
@@ -33,13 +38,8 @@ def processes():
     return context
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return build_model(tmp_path_factory.mktemp("model"))
-
-
 def start(processes, *arguments):
-    process = processes.Process(target=child, args=arguments)
+    process = processes.Process(target=child, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -81,13 +81,12 @@ def moments(rng):
     return ways
 
 
-@pytest.mark.parametrize(
-    ("spec", "seed"), [(SPEC, 0), (NashMD(0.01, samples=2), 1)], ids=lambda x: getattr(x, "name", x)
-)
-def test_a_run_killed_at_twenty_six_moments_is_the_run_that_was_not(tmp_path, processes, model, spec, seed):
+@pytest.mark.parametrize(("spec", "sharing"), [(SPEC, "two"), (EGPO(0.01), "one")], ids=["stackelberg", "egpo"])
+def test_a_run_killed_at_twenty_six_moments_is_the_run_that_was_not(tmp_path, processes, spec, sharing):
+    model = build_model(tmp_path / "model", sharing=sharing)
     assert end(start(processes, tmp_path / "whole", model, CONFIG, spec, None, 0)) == 0
     root = tmp_path / "killed"
-    for place, n in moments(random.Random(seed)):
+    for place, n in moments(random.Random(len(sharing))):
         process = start(processes, root, model, CONFIG, spec, place, n)
         if place is None:
             time.sleep(n)
@@ -99,4 +98,54 @@ def test_a_run_killed_at_twenty_six_moments_is_the_run_that_was_not(tmp_path, pr
     for part in whole:
         assert killed[part] == whole[part], part
     kept = sorted({name.split("/")[0] for name in killed["files"]})
-    assert kept == [f"checkpoint-{step:06d}" for step in (20, 40, 58, 60)]
+    assert kept == [f"checkpoint-{step:06d}" for step in (30, 57, 60)]
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path, processes):
+    model = build_model(tmp_path / "model")
+    first = start(processes, tmp_path / "runs", model, TrainConfig(steps=10_000, batch_size=4), SPEC, None, 0)
+    run = Run.open(tmp_path / "runs", "x", {})
+    while first.is_alive() and not run.metrics():
+        time.sleep(0.05)
+    with pytest.raises(RunError, match=f"in use by process {first.pid} on .* goes on from the last checkpoint"):
+        train(SPEC, MatrixJudge(GAME, LABELS), [finite.PROMPT], run, model, TrainConfig(steps=1))
+    first.kill()
+    assert end(first) == -signal.SIGKILL
+    with run.lock():  # the system has freed it
+        pass
+
+
+def test_only_the_newest_checkpoints_and_every_so_manieth_stay(tmp_path):
+    model, run = build_model(tmp_path / "model"), Run.open(tmp_path, "x", {})
+    config = TrainConfig(steps=11, batch_size=2, checkpoint_every=2, keep_checkpoints=1, keep_every=4)
+    train(StackelbergGDA(0.01), MatrixJudge(GAME, LABELS), [finite.PROMPT], run, model, config)
+    assert [checkpoint.steps_behind(path) for path in checkpoint.find_all(run.path)] == [4, 8, 11]
+    assert checkpoint.latest(run.path) == run.path / "checkpoint-000011"
+
+
+def test_what_is_not_a_whole_checkpoint_is_not_found(tmp_path):
+    for name in (".checkpoint-000009.tmp", ".checkpoint-000003.removed", "checkpoint-000007", "checkpoint-1000000"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-notes").mkdir()
+    assert [path.name for path in checkpoint.find_all(tmp_path)] == ["checkpoint-000007", "checkpoint-1000000"]
+
+
+def test_contradictions_are_refused(tmp_path):
+    model, run = build_model(tmp_path / "model"), Run.open(tmp_path, "x", {})
+    spec, judge, config = StackelbergGDA(0.01), MatrixJudge(GAME, LABELS), TrainConfig(steps=2, batch_size=2)
+    train(spec, judge, [finite.PROMPT], run, model, config)
+    more = TrainConfig(steps=4, batch_size=2)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for text in (lines[0], lines[0] * 2 + lines[1], ""):
+        (run.path / "metrics.jsonl").write_text(text)
+        with pytest.raises(RunError, match="does not hold steps 0 to 1 once each"):
+            train(spec, judge, [finite.PROMPT], run, model, more)
+    (run.path / "metrics.jsonl").write_text("".join(lines))
+    moments_file = run.path / "checkpoint-000002" / "optimizer.safetensors"
+    saved = load_file(moments_file)
+    save_file({f"another.{name}": value for name, value in saved.items()}, moments_file)
+    with pytest.raises(RunError, match="optimiser state for another"):
+        train(spec, judge, [finite.PROMPT], run, model, more)
+    (run.path / "checkpoint-000002").rename(run.path / "checkpoint-000001")
+    with pytest.raises(RunError, match="after 2 steps; give it its own name back"):
+        train(spec, judge, [finite.PROMPT], run, model, more)
