@@ -115,12 +115,12 @@ def run_jobs(tasks: Sequence[Task], executor: Any, poll: float, at_once: int | N
 
 def failure(job: Any) -> str | None:
     """Why a finished job failed, in one line; None if it did not."""
-    import submitit
+    from submitit.core.utils import FailedJobError
 
     error = job.exception()
     if error is None:
         return None
-    if isinstance(error, submitit.helpers.FailedJobError):  # its second section is the job's own traceback
+    if isinstance(error, FailedJobError):  # its second section is the job's own traceback
         return str(error).split("-" * 22)[1].strip().splitlines()[-1]
     return "it ended without a result, as when it is killed or out of memory"
 

@@ -33,6 +33,9 @@ class ModelConfig:
     own, and the timescale is the ratio of their learning rates."""
     start_from: str | None = None
     """Directory of a trained adapter to start from; its frozen copy is then the reference."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What samples in training: the trained model itself, or a vLLM engine beside it (adapters only, one process; not
+    for mixtures)."""
 
     def __post_init__(self) -> None:
         require_at_least(self, max_new_tokens=1)

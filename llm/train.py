@@ -18,13 +18,15 @@ from llm import checkpoint, failure, metrics, tracking
 from llm.algorithms import check, implementation
 from llm.config import ModelConfig, TrainConfig, load_policy
 from llm.data import batch_at
-from llm.distributed import SlicedGenerator, gathered, join, shard, share
+from llm.distributed import Processes, SlicedGenerator, gathered, join, shard, share
 from llm.experience import Collector, Experience, Reward
-from llm.generation import TransformersGenerator
+from llm.generation import Generator, TransformersGenerator
 from llm.judges import Judge
 from llm.optimise import make_optimizer, update
 from llm.policy import Policy
+from llm.vllm_generator import VLLMGenerator, engine_for
 from slhf.algorithms import Algorithm
+from slhf.errors import ConfigError
 from slhf.runs import Run, derive_seed
 
 SHOWN = ("follower_preferred", "leader_preferred", "reward", "leader_kl", "follower_kl")
@@ -82,7 +84,7 @@ def train(
 
         budget = config.tokens_per_micro_batch
         low, high = processes.slice(config.batch_size)
-        generator = SlicedGenerator(TransformersGenerator(policy), low, high)
+        generator = SlicedGenerator(make_generator(policy, model, prompts, run, processes), low, high)
         collector = Collector(policy, generator, judge, model.max_new_tokens, seed, reward, budget)
         bar = tqdm(
             range(start, config.steps),
@@ -120,6 +122,20 @@ def train(
         for tracker in accelerator.trackers:  # not end_training(), which would also part us from the other processes
             tracker.finish()
     return policy
+
+
+def make_generator(policy: Policy, model: ModelConfig, prompts: list[str], run: Run, processes: Processes) -> Generator:
+    """What samples in training.
+
+    Raises:
+        ConfigError: vLLM cannot sample this policy, or would have to for several processes.
+        MissingResource: vLLM is not installed.
+    """
+    if model.sampler == "transformers":
+        return TransformersGenerator(policy)
+    if processes.count > 1:
+        raise ConfigError('model.sampler "vllm" is for one process; use "transformers" with several.')
+    return VLLMGenerator(policy, engine_for(policy, model, prompts), run.path / "sampler")
 
 
 def log_samples(run: Run, experience: Experience, step: int) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from llm import embedded
 from llm.chat import Role
+from llm.config import ModelConfig
 from llm.generation import Sample
 from llm.policy import OWN, REFERENCE, LoRA, Policy
 from slhf.errors import ConfigError, MissingResource, TrainingError
@@ -55,6 +56,7 @@ def start_engine(name: str, dtype: str, lora: LoRA, context: int, memory: float 
         model=str(embedded.model_path()) if name == "embedded" else name,
         dtype=dtype,
         enable_lora=True,
+        lora_target_modules=list(lora.modules),
         max_lora_rank=next(rank for rank in RANKS if rank >= lora.rank),
         max_loras=2,  # the Leader's and the Follower's
         max_model_len=context,
@@ -66,21 +68,29 @@ def start_engine(name: str, dtype: str, lora: LoRA, context: int, memory: float 
     )
 
 
+def engine_for(policy: Policy, model: ModelConfig, prompts: Sequence[str]) -> Any:
+    """The engine that samples a run's answers and the replies to them.
+
+    Raises:
+        ConfigError: all weights are trained, so that they could not be handed over as an adapter.
+        MissingResource: vLLM is not installed.
+    """
+    if model.lora is None:
+        raise ConfigError('model.sampler "vllm" gets the policy as adapter files, so it needs model.lora.')
+    longest = max(len(policy.chat.follower_prompt(x, [])) for x in prompts)
+    return start_engine(model.name, model.dtype, model.lora, longest + 2 * model.max_new_tokens)
+
+
 class VLLMGenerator:
     """Sessions on a vLLM engine.
 
     Args:
         policy: whose adapters are sampled.
-        engine: of :func:`start_engine`.
+        engine: of :func:`engine_for`.
         folder: where versions of the adapters are written; only the newest stays.
-
-    Raises:
-        ConfigError: the policy has no adapters, so that its weights could not be handed over as one.
     """
 
     def __init__(self, policy: Policy, engine: Any, folder: Path) -> None:
-        if policy.full:
-            raise ConfigError("vLLM gets the policy as an adapter file, so it needs model.lora; this one has none.")
         self.policy, self.engine, self.folder = policy, engine, folder
         self.version = 0
         self._seen: tuple[int, ...] = ()

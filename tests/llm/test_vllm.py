@@ -1,19 +1,26 @@
 """The vLLM backend: against an engine that implements the calls it makes, and against vLLM itself where installed."""
 
+import copy
 import importlib.util
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 
-from llm import finite
+from llm import finite, vllm_generator
+from llm.config import ModelConfig, TrainConfig
+from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA, Policy, TokenBatch
-from llm.vllm_generator import VLLMGenerator, read, start_engine
+from llm.train import train
+from llm.vllm_generator import VLLMGenerator, engine_for, read, start_engine
+from slhf.algorithms import StackelbergGDA
 from slhf.errors import ConfigError, MissingResource, TrainingError
+from slhf.runs import Run
 from tests.llm.tiny import tiny_policy
 
 LABELS = ("a", "b", "c")
@@ -185,12 +192,25 @@ def test_two_adapters_have_two_ids_and_two_files(tmp_path, vllm):
         assert (Path(request.lora_path) / "adapter_config.json").exists()
 
 
-def test_what_vllm_cannot_do_is_refused(generator, tmp_path):
+def test_what_vllm_cannot_do_is_refused(generator):
     with pytest.raises(ConfigError, match="mixture"):
         generator.open([[1]], mixture=0.5)
-    whole = Policy.load(str(tmp_path / "model"), None, dtype="float32")
     with pytest.raises(ConfigError, match=r"model\.lora"):
-        VLLMGenerator(whole, None, tmp_path)
+        engine_for(generator.policy, ModelConfig(lora=None), [finite.PROMPT])
+
+
+def test_a_run_samples_with_the_engine_and_its_trained_adapters(tmp_path, vllm, monkeypatch):
+    """Through ``train``: the recorded gap between sampler and trainer stays at rounding as the adapter moves."""
+    finite.build_model(tmp_path / "model", LABELS, seed=1)
+    config = ModelConfig(str(tmp_path / "model"), "float32", 1.0, 1, LoRA(2, modules=finite.MODULES), sampler="vllm")
+    base = Policy.load(config.name, config.lora, dtype="float32")
+    monkeypatch.setattr(vllm_generator, "start_engine", lambda *_: Engine(lambda: copy.deepcopy(base.model).unload()))
+    run = Run.open(tmp_path, "x", {})
+    judge = MatrixJudge(np.array([[0.5, 0.7, 0.9], [0.3, 0.5, 0.6], [0.1, 0.4, 0.5]]), list(LABELS))
+    train(StackelbergGDA(0.05), judge, [finite.PROMPT], run, config, TrainConfig(steps=3, batch_size=4))
+    rows = run.metrics()
+    assert max(row["sampler_gap_max"] for row in rows) < 1e-4
+    assert abs(rows[-1]["leader_kl"]) > 1e-3
 
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
@@ -205,18 +225,18 @@ def test_without_vllm_it_is_named():
 @pytest.mark.skipif(not INSTALLED, reason="needs vLLM")
 def test_against_vllm_itself(tmp_path):
     """Sampler and trainer agree up to bfloat16, at a temperature, with adapters, before and after they change."""
-    lora = LoRA(rank=4)
+    lora = LoRA(rank=4, modules=("o_proj", "down_proj"))
     policy = Policy.load("embedded", lora, temperature=0.7)
     engine = start_engine("embedded", "bfloat16", lora, 128, enforce_eager=True, max_num_seqs=16)
     generator = VLLMGenerator(policy, engine, tmp_path)
-    prompts = [policy.chat.prompt(x) for x in ("Name a fruit.", "Count to three.", "Say something kind.")] * 4
+    prompts = [policy.chat.prompt(x) for x in ("Name a fruit.", "Count to three.")]
     for step in range(2):
         torch.manual_seed(step)
         with torch.no_grad():
             for _, parameter in policy.trainable():
                 parameter.add_(0.05 * torch.randn_like(parameter))
-        samples = generator.open(prompts).sample(12, seed=step)
-        assert [y.ids for y in samples] == [y.ids for y in generator.open(prompts).sample(12, seed=step)]
+        samples = generator.open(prompts).sample(6, seed=step)
+        assert [y.ids for y in samples] == [y.ids for y in generator.open(prompts).sample(6, seed=step)]
         gap = gaps(samples, log_probabilities(policy, prompts, samples))
         print(f"step {step}: mean gap {sum(gap) / len(gap):.4f}, largest {max(gap):.4f}")
         assert sum(gap) / len(gap) < 0.05
