@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -72,10 +71,10 @@ class TrainedRun:
     title: str
 
 
-def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
+def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     """Train, evaluate and report; returns the report. Finished parts are not repeated.
 
-    Several processes train together. Then the first evaluates and reports; the others leave (``SystemExit``).
+    Several processes train together. Then the first evaluates and reports; the others return None.
     """
     check(sweeps)
     workplace = Workplace(out / sweeps[0].name)
@@ -85,7 +84,7 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
             trained = train_run(build_algorithm(entry), sweep, workplace)
             runs[trained.run.path] = trained
     if not join(sweeps[0].train.timeout_minutes).first:
-        sys.exit(0)
+        return None
     trained_runs = with_titles(list(runs.values()))
     evaluation = evaluate(trained_runs, sweeps[0], workplace)
     return report.write(workplace.root, trained_runs, evaluation)

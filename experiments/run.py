@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from experiments import cluster, finite_answers, language_models, plan, process, report  # noqa: E402
 from experiments.config import FiniteAnswersSweep, LanguageModelSweep, Sweep, load_sweep  # noqa: E402
 from llm import embedded  # noqa: E402
+from llm.distributed import join  # noqa: E402
 from slhf.errors import ConfigError, SLHFError  # noqa: E402
 
 
@@ -45,7 +46,9 @@ class Command:
 
       python experiments/run.py experiments/sweeps/qwen2.5-7b.yaml --plan
 
-      python experiments/run.py --set seed=0,1,2 --executor slurm --slurm partition=gpu,gpus=1,time=600
+      python experiments/run.py --set seed=0,1,2 --executor slurm --slurm partition=gpu,gpus=1,timeout_min=600
+
+      torchrun --nproc_per_node 4 experiments/run.py experiments/sweeps/qwen2.5-7b.yaml
     """
 
     sweep: tyro.conf.Positional[Path] = HERE / "sweeps" / "quickstart.yaml"
@@ -77,10 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         embedded.refuse_foreign_llm()
         sweeps = load_sweep(command.sweep, command.set)
+        check_options(command)
         if command.plan:
             print(show_plan(sweeps, command.json))
         else:
-            print(run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out))
+            result = run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out)
+            if result is not None:
+                print(result)
     except SLHFError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -93,12 +99,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run_here(sweeps: list[Sweep], out: Path) -> str:
-    """Train, evaluate and report, one run after another; returns what to print."""
+def check_options(command: Command) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if command.json and not command.plan:
+        raise ConfigError("--json goes with --plan.")
+    if command.slurm and command.executor != "slurm":
+        raise ConfigError("--slurm goes with --executor slurm.")
+    if command.at_once is not None and (command.executor is None or command.at_once < 1):
+        raise ConfigError("--at-once is a number of jobs, at least 1, and goes with --executor.")
+
+
+def run_here(sweeps: list[Sweep], out: Path) -> str | None:
+    """Train, evaluate and report, one run after another; returns what to print, None in all processes but the first."""
     if isinstance(sweeps[0], FiniteAnswersSweep):
         games = [sweep for sweep in sweeps if isinstance(sweep, FiniteAnswersSweep)]
-        return json.dumps(finite_answers.run_sweep(games, out), indent=2)
-    return report.headline(language_models.run_sweep(language_model_sweeps(sweeps), out))
+        results = finite_answers.run_sweep(games, out)
+        return json.dumps(results, indent=2) if join(games[0].train.timeout_minutes).first else None
+    path = language_models.run_sweep(language_model_sweeps(sweeps), out)
+    return None if path is None else report.headline(path)
 
 
 def run_as_jobs(sweeps: list[Sweep], command: Command) -> str:

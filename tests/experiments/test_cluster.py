@@ -119,3 +119,9 @@ def test_a_sweep_as_jobs_gives_what_it_gives_here(tmp_path, capsys):
     assert [row["learned"] for row in there] == [pytest.approx(row["learned"], abs=1e-6) for row in here]
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "jobs" / "jobs").glob("*-*/finished.json")}
     assert len(written) == 2
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--slurm", "partition=x"], ["--at-once", "2"]])
+def test_options_that_would_change_nothing_are_refused(options, capsys):
+    assert main(options) == 1
+    assert options[0] in capsys.readouterr().err
