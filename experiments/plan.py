@@ -321,7 +321,7 @@ def table(estimates: Sequence[Estimate]) -> str:
             {
                 "algorithm": e.algorithm,
                 "model": e.model,
-                "parameters": f"{e.parameters / 1e9:.2f}e9",
+                "parameters": f"{e.parameters / 1e6:,.0f} M",
                 "weights": held["weights"],
                 "reference, adapters, gradients, Adam": held["adapters"]
                 + held["gradients"]
