@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm.algorithms import State
+from llm.distributed import ALONE, Processes, gathered, share_of, whole
 from llm.policy import Policy
 from slhf.errors import RunError
 from slhf.runs import remove_directory, write_directory
@@ -23,22 +24,38 @@ from slhf.runs import remove_directory, write_directory
 PREFIX = "checkpoint-"
 
 
-def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int, state: State) -> None:
-    """Write where training stands after ``step`` steps into the run directory; ``state`` is the algorithm's."""
+def save(
+    directory: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    state: State,
+    processes: Processes = ALONE,
+) -> None:
+    """Write where training stands after ``step`` steps into the run directory; ``state`` is the algorithm's.
+
+    Every process must call it; the first one writes.
+    """
     names = {id(p): name for name, p in policy.trainable()}
-    moments = {
-        f"{names[id(p)]}/{key}": value.detach().contiguous()
-        for p, entries in optimizer.state.items()
-        for key, value in entries.items()
-    }
+    moments = {}
+    for p, entries in optimizer.state.items():
+        for key, value in entries.items():
+            complete = whole(value).detach().contiguous()  # all processes take part, one keeps it
+            if processes.first:
+                moments[f"{names[id(p)]}/{key}"] = complete.cpu()
+
+    remembered = {name: whole(value) for name, value in state.items()}
 
     def fill(path: Path) -> None:
         policy.save(path / "adapter")
         save_file(moments, path / "optimizer.safetensors")
-        save_file(state, path / "algorithm.safetensors")
+        save_file(remembered, path / "algorithm.safetensors")
         (path / "step.json").write_text(json.dumps({"step": step}))
 
-    write_directory(directory / f"{PREFIX}{step:06d}", fill)
+    with gathered(policy):
+        if processes.first:
+            write_directory(directory / f"{PREFIX}{step:06d}", fill)
+        processes.wait()
 
 
 def prune(directory: Path, newest: int, every: int | None) -> None:
@@ -84,5 +101,7 @@ def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) 
             raise RunError(f"{checkpoint} holds optimiser state for {name}, which the policy does not train.")
         parameter = parameters[name]
         # Adam keeps its step count on the CPU wherever the parameter is.
-        optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
-    return step, load_file(checkpoint / "algorithm.safetensors", device=str(policy.device))
+        optimizer.state[parameter][field] = value if field == "step" else share_of(value, parameter)
+    remembered = load_file(checkpoint / "algorithm.safetensors", device=str(policy.device))
+    # what an algorithm remembers of a parameter goes by its name
+    return step, {name: share_of(x, parameters[name]) if name in parameters else x for name, x in remembered.items()}

@@ -33,6 +33,9 @@ class ModelConfig:
     own, and the timescale is the ratio of their learning rates."""
     start_from: str | None = None
     """Directory of a trained adapter to start from; its frozen copy is then the reference."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What samples in training: the trained model itself, or a vLLM engine beside it (adapters only, one process; not
+    for mixtures)."""
 
     def __post_init__(self) -> None:
         require_at_least(self, max_new_tokens=1)
@@ -67,12 +70,17 @@ class TrainConfig:
     """How many of the newest checkpoints stay on disk."""
     keep_every: int | None = None
     """Checkpoints after a multiple of so many steps stay on disk for good; null for none."""
+    timeout_minutes: float = 30.0
+    """With several processes: how long one waits for another before the run ends with an error. A step takes as long
+    as its slowest process, and process 0 alone fits RLOO's reward."""
     trackers: tuple[str, ...] = ()
     """Where metrics go beside ``metrics.jsonl``: any of "tensorboard", "wandb", "trackio"."""
 
     def __post_init__(self) -> None:
         require_at_least(self, steps=1, batch_size=1, checkpoint_every=1, keep_checkpoints=1)
         require_at_least(self, tokens_per_micro_batch=1, keep_every=1)
+        if not self.timeout_minutes > 0:
+            raise InvalidParameter(f"TrainConfig.timeout_minutes = {self.timeout_minutes}: must be positive.")
         if not 0 <= self.warmup < 1:
             raise InvalidParameter(f"TrainConfig.warmup = {self.warmup}: must lie in [0, 1).")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:

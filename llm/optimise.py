@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from llm.algorithms import State, before_step, implementation, parameter_groups
 from llm.chat import Role
 from llm.config import TrainConfig
+from llm.distributed import ALONE, Part, ShardedPolicy, gathered, share, sum_gradients, whole
 from llm.experience import Experience
 from llm.microbatch import logprobs, micro_batches, rows_of
 from llm.policy import Policy
@@ -65,6 +66,7 @@ def update(
     config: TrainConfig,
     state: State,
     inspect: bool,
+    part: Part | None = None,
 ) -> tuple[Tensor, dict[str, float], State]:
     """One gradient step on the experience.
 
@@ -76,6 +78,7 @@ def update(
         config: schedule, clipping, micro-batches.
         state: what the algorithm remembers.
         inspect: also require that the parameters change.
+        part: what of the experience this process reads; None for all.
 
     Returns:
         logp: (R, T), the policy's log-probabilities before the step.
@@ -91,7 +94,7 @@ def update(
         group["lr"] = rate * group["factor"]
     optimizer.zero_grad()
     with recomputing(policy, config.gradient_checkpointing):
-        loss, metrics, logp = backward(spec, policy, experience, config.tokens_per_micro_batch)
+        loss, metrics, logp = backward(spec, policy, experience, config.tokens_per_micro_batch, part)
     norms = clip(groups, config.max_grad_norm, step)
     state = before_step(spec, policy, step, state)
     with must_change(groups, step) if inspect else nullcontext():
@@ -113,7 +116,8 @@ def clip(groups: list[dict[str, Any]], limit: float | None, step: int) -> dict[s
         if len(groups) > 1:
             metrics[f"{role}_grad_norm"] = float(torch.nn.utils.get_total_norm(gradients))
     everything = [p for group in groups for p in group["params"]]
-    metrics["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit))
+    norm = torch.nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit)
+    metrics["grad_norm"] = float(whole(norm))
     if not math.isfinite(metrics["grad_norm"]):
         raise TrainingError(f"Step {step}: the gradient's norm is {metrics['grad_norm']}. Lower the learning rate.")
     return metrics
@@ -132,41 +136,62 @@ def must_change(groups: list[dict[str, Any]], step: int) -> Iterator[None]:
     for role, group in zip(ROLES, groups, strict=False):
         trained = [p for p in group["params"] if p.grad is not None]
         if trained:
-            loudest = max(trained, key=lambda p: float(p.grad.abs().max()))
-            watched.append((role, loudest, loudest.detach().clone()))
+            loudest = max(trained, key=lambda p: float(whole(p.grad).abs().max()))
+            watched.append((role, loudest, whole(loudest.detach()).clone()))
     yield
     for role, p, before in watched:
-        if bool((p.grad != 0).any()) and torch.equal(p, before):
+        if bool((whole(p.grad) != 0).any()) and torch.equal(whole(p.detach()), before):
             raise TrainingError(f"Step {step} left the {role}'s parameters unchanged though they have a gradient.")
 
 
 def backward(
-    spec: Algorithm, policy: Policy, experience: Experience, budget: int | None
+    spec: Algorithm, policy: Policy, experience: Experience, budget: int | None, part: Part | None = None
 ) -> tuple[Tensor, dict[str, float], Tensor]:
-    """Add the loss's gradient to the parameters'; returns loss, its metrics and logp (B, T), without gradient.
+    """Add the loss's gradient to the parameters'; returns loss, its metrics and logp (R, T), without gradient.
 
-    A loss may couple any rows (baselines do), so it cannot be summed over micro-batches. It is a function of the
-    log-probabilities alone, so the chain rule can be cut there: one pass without gradient gives all of them,
-    the loss gives dL/dlogp, and each micro-batch sends its rows of that on to the parameters.
+    A loss may couple any rows (baselines do), so it cannot be summed over micro-batches or processes. It is a
+    function of the log-probabilities alone, so the chain rule can be cut there: one pass without gradient gives all
+    of them, the loss gives dL/dlogp, and each micro-batch sends its rows of that on to the parameters.
 
     Raises:
         TrainingError: the signal or the loss is not finite, or the log-probabilities depend on nothing trained.
     """
     if not torch.isfinite(experience.signal).all():
         raise TrainingError("The judge's preferences or rewards are not all finite.")
-    batch, trunk, parts = experience.batch, experience.trunk, micro_batches(experience.batch, budget)
-    whole = policy.logprobs(batch, trunk) if len(parts) == 1 else None  # its graph serves both passes
-    logp = (logprobs(policy, batch, budget, trunk) if whole is None else whole.detach()).requires_grad_()
+    part = part or share(experience, ALONE)[1]
+    batch, trunk, pieces = part.batch, part.trunk, pieces_of(part, policy, budget)
+    once = policy.logprobs(batch, trunk) if len(pieces) == 1 else None  # its graph serves both passes
+    if once is None:
+        with gathered(policy):
+            mine = logprobs(policy, batch, budget, trunk)
+    else:
+        mine = once
+    logp = part.spread(mine, experience.batch.ids.shape).requires_grad_()
     loss, metrics = implementation(spec).loss(spec, logp, experience)
     if not torch.isfinite(loss):
         raise TrainingError(f"The loss is {loss.item()}. Lower the learning rate.")
     (slope,) = torch.autograd.grad(loss, logp)
-    for rows in parts:
-        part = policy.logprobs(*rows_of(batch, trunk, rows)) if whole is None else whole
-        if not part.requires_grad:
+    for rows, weight in pieces:
+        piece = policy.logprobs(*rows_of(batch, trunk, rows)) if once is None else once
+        if not piece.requires_grad:
             raise TrainingError("No gradient reaches what is trained: the adapter is switched off.")
-        part.backward(slope[rows, : part.shape[1]])
+        piece.backward(weight * slope[part.rows[rows], : piece.shape[1]])
+    if not isinstance(policy, ShardedPolicy):
+        sum_gradients([p for _, p in policy.trainable()], part.processes)
     return loss.detach(), metrics, logp.detach()
+
+
+def pieces_of(part: Part, policy: Policy, budget: int | None) -> list[tuple[Tensor, float]]:
+    """The micro-batches of our part and what their dL/dlogp is multiplied with.
+
+    A sharded policy's processes exchange weights in every pass, so they must make the same number of passes: who has
+    fewer repeats one with weight 0. And it averages gradients over the processes where their sum is wanted.
+    """
+    pieces = micro_batches(part.batch, budget)
+    if not isinstance(policy, ShardedPolicy):
+        return [(rows, 1.0) for rows in pieces]
+    missing = max(part.processes.everyones(len(pieces))) - len(pieces)
+    return [(rows, float(part.processes.count)) for rows in pieces] + [(pieces[-1], 0.0)] * missing
 
 
 @contextmanager
