@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm.chat import Chat, Role
-from llm.generation import Generator, Sample
+from llm.generation import Generator, Sample, Session
 from llm.judges import Judge, ask
 from llm.microbatch import logprobs, read_trunk
 from llm.policy import Policy, Segment, Sharing, TokenBatch
@@ -111,6 +111,7 @@ class Collector:
         step: int,
         samples: Mapping[str, Sequence[Sample]] | None = None,
         replies: int = 1,
+        session: Session | None = None,
     ) -> Experience:
         """Judge the texts and read the conversations with the reference.
 
@@ -121,12 +122,16 @@ class Collector:
             step: of the run.
             samples: by role, the B samples of the conversations; what else was sampled, under any other name.
             replies: m, see :class:`Experience`.
+            session: where they were sampled; its trunk is used if it has one.
         """
         with self.phase("judge"):
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
         with self.phase("reference"), self.policy.reference():
             batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
-            trunk = read_trunk(self.policy, batch, self.tokens_per_micro_batch)
+            rows = [[token for ids, _ in segments for token in ids] for segments in conversations]
+            trunk = session.trunk(rows) if session is not None else None
+            if trunk is None:
+                trunk = read_trunk(self.policy, batch, self.tokens_per_micro_batch)
             reference = logprobs(self.policy, batch, self.tokens_per_micro_batch, trunk)
         whole = Experience(batch, reference, judged, texts, step, self.policy.sharing, replies, trunk=trunk)
         if samples is None:

@@ -20,6 +20,7 @@ from transformers import Cache
 from llm.chat import Role
 from llm.linear import FastLinears
 from llm.policy import Policy
+from llm.trunk import frozen_layers
 from slhf.errors import ConfigError, TrainingError
 from slhf.runs import derive_seed
 from slhf.signals import geometric_mixture
@@ -58,6 +59,12 @@ class Session(Protocol):
                 samples depends neither on the rows beside it nor on how a batch is split over processes.
             role: who speaks.
             first_row: of this batch within the global batch.
+        """
+
+    def trunk(self, conversations: list[list[int]]) -> Tensor | None:
+        """What ``policy.trunk`` would make of these conversations, (B, T, d), if they are this session's.
+
+        None if they are not, or if sampling has not made it.
         """
 
 
@@ -114,57 +121,71 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RaggedCache(Cache):
-    """Keys and values of conversations of different lengths, in (row, column) = (conversation, position).
+    """Keys and values of conversations of different lengths: row i is conversation i, column p its position p.
 
     There is no padding between the parts of a conversation: a row's tokens fill its first columns. What lies
     beyond them is either 0 or left over from padded reading, and is overwritten before a mask lets it be seen.
+
+    Where the first ``trunk`` layers are frozen, what they make of each token is kept beside them, for training.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trunk: int) -> None:
         super().__init__(layers=[])
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self.trunk, self.lower = trunk, torch.empty(0)
         self.rows, self.columns, self.width = 0, 0, 0
-        self.at: tuple[Any, Tensor] = (None, torch.empty(0))
+        self.index, self.positions = torch.empty(0), torch.empty(0)
+        self.seen: slice | Tensor = slice(0)
 
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for so many conversations (before the first is read) of so many tokens."""
         extra = columns - self.columns
         self.rows, self.columns = rows, max(columns, self.columns)
         if extra > 0:
-            self.keys, self.values = (
-                [pad(x, (0, 0, 0, 0, 0, extra)) for x in each] for each in (self.keys, self.values)
-            )
+            self._replace(lambda x: pad(x, (0, 0, 0, extra)))
 
-    def point(self, rows: Any, positions: Tensor, width: int) -> None:
-        """Say where the next forward pass writes, ``rows`` (a slice or (B,)) and ``positions`` (B, T); it reads
-        the first ``width`` columns."""
-        self.at, self.width = (rows, positions), width
+    def point(self, rows: slice | Tensor, positions: Tensor, width: int) -> None:
+        """Say where the next forward pass writes, ``rows`` and ``positions`` (B, T), and that it reads ``width``."""
+        whole = torch.arange(self.rows, device=positions.device)
+        self.index, self.seen, self.positions, self.width = whole[rows, None], rows, positions, width
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Called by the model's attention: store (B, H, T, D), return all keys and values of these rows so far."""
         if layer_idx == len(self.keys):
-            for store, new in ((self.keys, key_states), (self.values, value_states)):
-                store.append(new.new_zeros(self.rows, self.columns, new.shape[1], new.shape[3]))
+            self.keys.append(self._empty(key_states))
+            self.values.append(self._empty(value_states))
         keys, values = self.keys[layer_idx], self.values[layer_idx]
-        rows, positions = self.at
-        index = torch.arange(rows.start, rows.stop, device=positions.device) if isinstance(rows, slice) else rows
-        keys[index[:, None], positions] = key_states.transpose(1, 2)
-        values[index[:, None], positions] = value_states.transpose(1, 2)
-        return keys[rows, : self.width].transpose(1, 2), values[rows, : self.width].transpose(1, 2)
+        self._write(keys, key_states)
+        self._write(values, value_states)
+        return keys[self.seen, :, : self.width], values[self.seen, :, : self.width]
+
+    def keep(self, _layer: Any, args: tuple[Tensor, ...]) -> None:
+        """A hook before the first layer above the trunk: store what it is given, (B, T, d)."""
+        hidden = args[0].unsqueeze(1)
+        if not len(self.lower):
+            self.lower = self._empty(hidden)
+        self._write(self.lower, hidden)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, which may repeat, in this order."""
         self.rows = len(rows)
         self._replace(lambda x: x[rows])
 
-    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.keys, self.values = list(map(change, self.keys)), list(map(change, self.values))
-
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Permute rows: each of ``sources`` goes to its place in ``targets``."""
-        for each in (*self.keys, *self.values):
+        for each in (*self.keys, *self.values, *([self.lower] if len(self.lower) else [])):
             each[targets] = each[sources]
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return like.new_zeros(self.rows, like.shape[1], self.columns, like.shape[3])
+
+    def _write(self, store: Tensor, new: Tensor) -> None:
+        store[self.index, :, self.positions] = new.transpose(1, 2)
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.keys, self.values = list(map(change, self.keys)), list(map(change, self.values))
+        self.lower = change(self.lower) if len(self.lower) else self.lower
 
 
 class TransformersGenerator:
@@ -237,6 +258,13 @@ class TransformersSession:
             conversation.extend(sample.ids)
         return samples
 
+    def trunk(self, conversations: list[list[int]]) -> Tensor | None:
+        """See :class:`Session`. It is 0 for the last token of each, which has not been read and which none follows."""
+        lower = next(iter(self.caches.values())).lower
+        if conversations != self.conversations or not len(lower):
+            return None
+        return lower[:, 0, : max(map(len, conversations))]
+
     def _decode(self, logits: Tensor, streams: Tensor) -> list[Sample]:
         """Draw until every conversation has ended; finished ones move behind the others and are left out."""
         eos, steps = self.policy.chat.eos, streams.shape[1]
@@ -278,7 +306,8 @@ class TransformersSession:
     def _catch_up(self, adapter: str, room: int) -> Tensor:
         """Read what has not been read yet, then repeat; the logits of the next token, (B, V), float32."""
         if adapter != self.reader:
-            self.caches = {on: RaggedCache() for on in self.weights}
+            trunk = 0 if self.generator.compile else frozen_layers(self.policy.decoder)
+            self.caches = {on: RaggedCache(trunk) for on in self.weights}
             self.read, self.reader = [0] * len(self.conversations), adapter
         rows = list(range(len(self.conversations)))
         columns = max(map(len, self.conversations)) + room
@@ -350,7 +379,12 @@ def _forward(decoder: Any, cache: RaggedCache, ids: Tensor, positions: Tensor) -
     dtype = decoder.get_input_embeddings().weight.dtype
     hidden = torch.arange(cache.width, device=ids.device) > positions[:, None, :, None]
     mask = torch.zeros(hidden.shape, dtype=dtype, device=ids.device).masked_fill_(hidden, torch.finfo(dtype).min)
-    out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+    hook = decoder.layers[cache.trunk].register_forward_pre_hook(cache.keep) if cache.trunk else None
+    try:
+        out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+    finally:
+        if hook is not None:
+            hook.remove()
     return out.last_hidden_state
 
 

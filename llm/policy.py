@@ -236,7 +236,7 @@ class Policy:
         It is the same for all roles and the reference; given to :meth:`logprobs`, it is not computed again.
         """
         count = frozen_layers(self.decoder)
-        return read_lower(self.decoder, batch.ids, count) if 0 < count < len(self.decoder.layers) else None
+        return read_lower(self.decoder, batch.ids, count) if count else None
 
     def logprobs(self, batch: TokenBatch, trunk: Tensor | None = None) -> Tensor:
         """log pi(token | all before it) of the scored tokens, float32, shape (batch, length), 0 elsewhere.
@@ -250,6 +250,8 @@ class Policy:
         """
         if trunk is None:
             trunk = self.trunk(batch)
+        elif trunk.shape[:2] != batch.ids.shape:
+            raise ValueError(f"The trunk of shape {tuple(trunk.shape)} is not of this batch, {tuple(batch.ids.shape)}.")
         if self.sharing == "one" or self.adapter == REFERENCE:
             return self._score(batch, batch.scored, trunk)
         out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=self.device)

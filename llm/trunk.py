@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 
 def frozen_layers(decoder: Any) -> int:
-    """How many of the decoder's first layers, after a frozen embedding, hold no adapter and nothing trained."""
+    """How many of the decoder's first layers, after a frozen embedding, hold no adapter and nothing trained.
+
+    0 also for a decoder of which nothing is trained, a reference.
+    """
     if len(set(getattr(decoder.config, "layer_types", None) or ["full_attention"])) > 1:
         return 0  # such decoders look a layer's kind up by its place, which `_only` changes
     if _trained(decoder.get_input_embeddings()):
         return 0
-    return next((i for i, layer in enumerate(decoder.layers) if _trained(layer)), len(decoder.layers))
+    return next((i for i, layer in enumerate(decoder.layers) if _trained(layer)), 0)
 
 
 @torch.no_grad()

@@ -106,7 +106,7 @@ def _best(score: NDArray[np.int_] | Array) -> Mask:
 def cycle_edges(P: PreferenceMatrix) -> Mask:
     """``(..., n, n)``: True where i beats j on some majority cycle: j reaches i again by wins."""
     beats = majority(P)
-    return beats & np.swapaxes(_reaches(beats), -1, -2)
+    return beats & np.swapaxes(reaches(beats), -1, -2)
 
 
 def three_cycles(P: PreferenceMatrix) -> NDArray[np.int_]:

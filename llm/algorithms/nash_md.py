@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
-from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
+from llm.experience import Collector, Experience, Texts, baseline, policy_gradient, to_go
 from llm.policy import Segment
 from slhf.algorithms import NashMD
 from slhf.signals import policy_reward
@@ -19,9 +20,9 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
         session = at.generator.open(opening)
         session.repeat(k)
         answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
-        session = at.generator.open(opening, mixture=spec.mixture)
-        session.repeat(k)
-        opponents = session.sample(at.max_new_tokens, at.seed(step, "opponent"))
+        rival = at.generator.open(opening, mixture=spec.mixture)
+        rival.repeat(k)
+        opponents = rival.sample(at.max_new_tokens, at.seed(step, "opponent"))
 
     texts = {
         "prompt": [x for x in prompts for _ in range(k)],
@@ -30,7 +31,11 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
     samples = {"leader": answers, "opponent": opponents}
-    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"), step, samples)
+
+    def signal(texts: Texts) -> np.ndarray:
+        return at.preferences(texts, "leader", "opponent")
+
+    return at.experience(conversations, texts, signal, step, samples, session=session)
 
 
 def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
-from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
+from llm.experience import Collector, Experience, Texts, baseline, policy_gradient, to_go
 from llm.policy import Segment
 from slhf.algorithms import RLOO
 from slhf.errors import ConfigError
@@ -32,10 +33,11 @@ def collect(spec: RLOO, at: Collector, prompts: list[str], step: int) -> Experie
         "leader": [chat.text(y.ids) for y in answers],
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
-    samples = {"leader": answers}
-    return at.experience(
-        conversations, texts, lambda texts: reward.score(texts["prompt"], texts["leader"]), step, samples
-    )
+
+    def signal(texts: Texts) -> np.ndarray:
+        return reward.score(texts["prompt"], texts["leader"])
+
+    return at.experience(conversations, texts, signal, step, {"leader": answers}, session=session)
 
 
 def loss(spec: RLOO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

@@ -27,7 +27,9 @@ def collect_groups(at: Collector, prompts: list[str], step: int, groups: int, si
     rows: list[list[Segment]] = [
         [(chat.prompt(x), None), (y.ids, "leader")] for x, y in zip(prompts, answers, strict=True)
     ]
-    return at.experience(rows, texts, lambda texts: win_rates(at, texts, size), step, {"leader": answers})
+    return at.experience(
+        rows, texts, lambda texts: win_rates(at, texts, size), step, {"leader": answers}, session=session
+    )
 
 
 def win_rates(at: Collector, texts: Texts, size: int) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
-from llm.experience import Collector, Experience, baseline, policy_gradient, to_go, two_role_rows
+from llm.experience import Collector, Experience, Texts, baseline, policy_gradient, to_go, two_role_rows
 from llm.policy import Policy
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
@@ -34,8 +35,11 @@ def collect(spec: StackelbergGDA, at: Collector, prompts: list[str], step: int) 
         "follower": [chat.text(z.ids) for z in replies],
     }
     rows = two_role_rows(at.policy, prompts, [y.ids for y in answers], [z.ids for z in replies])
-    samples = {"leader": answers, "follower": replies}
-    return at.experience(rows, texts, lambda texts: at.preferences(texts, "leader", "follower"), step, samples, m)
+
+    def signal(texts: Texts) -> np.ndarray:
+        return at.preferences(texts, "leader", "follower")
+
+    return at.experience(rows, texts, signal, step, {"leader": answers, "follower": replies}, m, session)
 
 
 def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:
