@@ -8,7 +8,9 @@ followed by a soft-max, at every temperature down to 0.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,13 +21,13 @@ from numpy.typing import ArrayLike
 from slhf.certificates import Certificate
 from slhf.errors import InvalidReference
 from tabular.arrays import AnyArray
-from tabular.policies import best_response_value, check_temperature, kl, log_ratio, log_reference, respond
+from tabular.policies import best_response_value, check_temperature, kl, log_ratio, log_reference, respond, total
 from tabular.preferences import PreferenceMatrix
 
-BLOCK = 16_384
-"""How many entries of P numpy works on at a time: that and a few temporaries of its size fit the cache of a core."""
-NARROW = 48
-"""Up to this n a block is laid out with the reply y' as its slowest axis, so that numpy's sums over it run along y."""
+BLOCK = 65_536
+"""How many entries of P numpy works on at a time: that and a few temporaries of its size fit the cache."""
+THREADS = min(8, os.cpu_count() or 1)
+"""How many blocks are worked on at once; numpy lets threads run side by side inside its functions."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class StackelbergGame:
 
     def leader_earnings(self, log_follower: AnyArray) -> AnyArray:
         """``(..., n)``: what the Leader earns by each y against this Follower; V(y) against the best one."""
-        return _assess(self.p, self.log_follower_reference, self.tau_follower, log_follower).earnings
+        follower = array_namespace(log_follower).exp(log_follower)
+        price = self.tau_follower * log_ratio(log_follower, self.log_follower_reference)
+        return total(follower * (self.p + price))
 
     def objective(self, log_policy: AnyArray, log_follower: AnyArray) -> AnyArray:
         """The value of Eq. 5 at these policies."""
@@ -93,16 +97,16 @@ class StackelbergGame:
         return self.leader_best_response_value(log_follower) - self.follower_best_response_value(log_policy)
 
     def certificate(self, log_policy: AnyArray, side: FollowerSide) -> Certificate:
-        """How good the Leader's policy and a Follower's policy are as a solution in closed form.
+        """How good the Leader's policy and the Follower's side are, as a solution in closed form.
 
-        The gap is :meth:`duality_gap`. The residual is how far the first-order conditions are from
-        holding, in units of preference: on its support each side must be indifferent between its
-        actions, KL price included, and no other action may be better.
+        The gap is :meth:`duality_gap`. The residual says how far the first-order conditions are from
+        holding, in units of preference: each side's actions, KL price included, must be worth its
+        best-response value where it plays them, and not more where it does not.
         """
         xp = array_namespace(log_policy)
         most = best_response_value(side.earnings, self.log_leader_reference, self.tau_leader)
-        scores = side.earnings - self.tau_leader * log_ratio(log_policy, self.log_leader_reference)
-        residual = xp.maximum(_regret(scores, log_policy), xp.max(side.regret, axis=-1))
+        cost = _cost(-side.earnings, log_policy, self.log_leader_reference, self.tau_leader)
+        residual = xp.maximum(_residual(cost, -most, log_policy, self.tau_leader, -1), side.residual)
         return Certificate(most - self._leader_payoff(log_policy, side.value), residual, 0, "closed form")
 
     def _leader_payoff(self, log_policy: AnyArray, earnings: AnyArray) -> AnyArray:
@@ -112,57 +116,57 @@ class StackelbergGame:
         return expected - self.tau_leader * kl(log_policy, self.log_leader_reference)
 
 
-class Assessment(NamedTuple):
-    """A Follower's policy as measured, each ``(..., n)``, for every y.
-
-    Attributes:
-        earnings: what the Leader earns by y against it, KL price included.
-        preference: E p(y > y').
-        regret: how far its first-order conditions are from holding.
-    """
-
-    earnings: AnyArray
-    preference: AnyArray
-    regret: AnyArray
-
-
-def _assess(
-    p: AnyArray, log_ref: AnyArray, tau: float, log_follower: AnyArray, follower: AnyArray | None = None
-) -> Assessment:
-    """Measure a Follower's policy, whatever it is; ``follower`` is exp(log_follower) where that is at hand."""
-    xp = array_namespace(p, log_follower)
-    follower = xp.exp(log_follower) if follower is None else follower
-    preference = xp.sum(follower * p, axis=-1)
+def _cost(loss: AnyArray, log_policy: AnyArray, log_ref: AnyArray, tau: float) -> AnyArray:
+    """``(..., n)``: loss + tau log(policy / ref), what each action costs who wants E[loss] + tau KL small."""
     if tau == 0:
-        return Assessment(preference, preference, _regret(-p, log_follower))
-    cost = log_ratio(log_follower, log_ref)
+        return loss
+    cost = log_policy - log_ref
     cost *= tau
-    cost += p
-    return Assessment(xp.sum(follower * cost, axis=-1), preference, _regret(-cost, log_follower))
+    cost += loss
+    return cost
 
 
-def _regret(score: AnyArray, log_policy: AnyArray) -> AnyArray:
-    """Best score minus the worst score on the policy's support, along the last axis."""
-    xp = array_namespace(score)
-    on_support = score if xp.min(log_policy) > -xp.inf else xp.where(log_policy > -xp.inf, score, xp.inf)
-    return xp.max(score, axis=-1) - xp.min(on_support, axis=-1)
+def _residual(cost: AnyArray, least: AnyArray, log_policy: AnyArray, tau: float, axis: int | tuple[int, int]) -> AnyArray:
+    """How far :func:`_cost` is from what makes a policy optimal, where ``least`` is the optimum of its aim.
+
+    At a positive temperature every action must cost just that. At temperature 0 those that the policy
+    plays must, and the others may cost more.
+    """
+    xp = array_namespace(cost)
+    excess = cost - least[..., None]
+    size = xp.abs(excess) if tau > 0 else xp.where(log_policy > -xp.inf, xp.abs(excess), -excess)
+    return xp.max(size, axis=axis)
 
 
 class FollowerSide(NamedTuple):
-    """The Follower's half of the solution: ``(..., n, n)`` policies, and the rest ``(..., n)``."""
+    """The Follower's half of a solution.
+
+    Attributes:
+        log_follower: ``(..., n, n)``, log omega(y'|y).
+        follower: ``(..., n, n)``.
+        value: ``(..., n)``, V(y), the least that a Follower can leave the Leader.
+        earnings: ``(..., n)``, what the Leader earns by y against this one, as measured.
+        preference: ``(..., n)``, E p(y > y').
+        residual: ``(...)``, how far its first-order conditions are from holding, as measured.
+    """
 
     log_follower: AnyArray
     follower: AnyArray
     value: AnyArray
     earnings: AnyArray
     preference: AnyArray
-    regret: AnyArray
+    residual: AnyArray
 
 
 def _follower_side(p: AnyArray, log_ref: AnyArray, tau: float) -> FollowerSide:
     """The Follower's best replies, and what they are found to be worth."""
-    log_follower, follower, value = respond(-p, log_ref, tau)
-    return FollowerSide(log_follower, follower, -value, *_assess(p, log_ref, tau, log_follower, follower))
+    xp = array_namespace(p)
+    log_follower, follower, loss = respond(-p, log_ref, tau)
+    cost = _cost(p, log_follower, log_ref, tau)
+    earnings = xp.vecdot(follower, cost)
+    preference = xp.vecdot(follower, p) if tau > 0 else earnings
+    residual = _residual(cost, -loss, log_follower, tau, (-2, -1))
+    return FollowerSide(log_follower, follower, -loss, earnings, preference, residual)
 
 
 def _follower_side_in_blocks(p: AnyArray, log_ref: AnyArray, tau: float) -> FollowerSide:
@@ -171,17 +175,26 @@ def _follower_side_in_blocks(p: AnyArray, log_ref: AnyArray, tau: float) -> Foll
         return _follower_side(p, log_ref, tau)
     n = p.shape[-1]
     games, references = p.reshape(-1, n, n), log_ref.reshape(-1, n, n)
-    matrices, vectors = np.empty((2, *games.shape)), np.empty((4, *games.shape[:-1]))
-    whole = FollowerSide(*matrices, *vectors)
-    for block in _blocks(*games.shape[:-1]):
-        chosen = _last_axis_slowest(games[block]) if n <= NARROW else games[block]
-        try:
-            part = _follower_side(chosen, references[block], tau)
-        except InvalidReference:  # again, for a message that names its place in the whole batch
-            return _follower_side(p, log_ref, tau)
-        for target, values in zip(whole, part, strict=True):
+    whole = FollowerSide(
+        *(np.empty(games.shape) for _ in range(2)),
+        *(np.empty(games.shape[:-1]) for _ in range(3)),
+        np.zeros(len(games)),
+    )
+    def solve(block: tuple[slice, slice]) -> AnyArray:
+        part = _follower_side(games[block], references[block], tau)
+        for target, values in zip(whole[:-1], part[:-1], strict=True):
             target[block] = values
-    return FollowerSide(*(values.reshape(p.shape[: values.ndim - games.ndim + p.ndim]) for values in whole))
+        return part.residual
+
+    np.empty(4_000_000)  # freed at once: glibc then keeps freed blocks, which else cost page faults again and again
+    blocks = list(_blocks(*games.shape[:-1]))
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for (chosen, _), residual in zip(blocks, pool.map(solve, blocks), strict=True):
+                np.maximum(whole.residual[chosen], residual, out=whole.residual[chosen])
+    except InvalidReference:  # again, for a message that names its place in the whole batch
+        return _follower_side(p, log_ref, tau)
+    return FollowerSide(*(values.reshape(p.shape[: p.ndim - games.ndim + values.ndim]) for values in whole))
 
 
 def _blocks(games: int, n: int) -> Iterator[tuple[slice, slice]]:
@@ -190,11 +203,6 @@ def _blocks(games: int, n: int) -> Iterator[tuple[slice, slice]]:
     for game in range(0, games, many):
         for row in range(0, n, rows):
             yield slice(game, game + many), slice(row, row + rows)
-
-
-def _last_axis_slowest(array: AnyArray) -> AnyArray:
-    """A copy of the same shape, in another order in memory."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, -1, 0)), 0, -1)
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def test_at_temperature_zero_references_may_have_zeros_but_must_be_able_to_choos
         ({"leader_reference": [0.5, 0.2, 0.2]}, InvalidReference, "leader_reference sums to 0.9"),
         ({"leader_reference": [0.5, 0.5, 0]}, InvalidReference, r"leader_reference\(2,\) = 0"),
         ({"leader_reference": [1.5, -0.5, 0]}, InvalidReference, r"leader_reference\(1,\) = -0.5"),
-        ({"follower_reference": np.full((2, 3), 1 / 3)}, InvalidReference, "follower_reference cannot be read"),
+        ({"follower_reference": np.full((2, 3), 1 / 3)}, InvalidReference, r"follower_reference has shape \(2, 3\)"),
         ({"follower_reference": np.full((3, 3), 1 / 2)}, InvalidReference, r"follower_reference\(0,\) sums to 1.5"),
         ({"follower_reference": "uniform"}, InvalidReference, "follower_reference cannot be read"),
     ],
