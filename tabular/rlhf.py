@@ -69,8 +69,10 @@ def solve_rlhf(
         DisconnectedComparisons: without ``l2``, when the win graph is not strongly connected, so that
             some rewards would be infinitely far apart (Ford 1957).
         InvalidParameter, InvalidReference: a bad temperature, weight or reference.
+        InvalidPreferences: P holds another array than numpy's.
         NotConverged: the score equations could not be solved to ``TOLERANCE``.
     """
+    P.require_numpy("solve_rlhf")
     tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
     log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=tau > 0)
     weights = _pair_weights(pair_weights, P)

@@ -126,7 +126,9 @@ def _cost(loss: AnyArray, log_policy: AnyArray, log_ref: AnyArray, tau: float) -
     return cost
 
 
-def _residual(cost: AnyArray, least: AnyArray, log_policy: AnyArray, tau: float, axis: int | tuple[int, int]) -> AnyArray:
+def _residual(
+    cost: AnyArray, least: AnyArray, log_policy: AnyArray, tau: float, axis: int | tuple[int, int]
+) -> AnyArray:
     """How far :func:`_cost` is from what makes a policy optimal, where ``least`` is the optimum of its aim.
 
     At a positive temperature every action must cost just that. At temperature 0 those that the policy
@@ -175,11 +177,10 @@ def _follower_side_in_blocks(p: AnyArray, log_ref: AnyArray, tau: float) -> Foll
         return _follower_side(p, log_ref, tau)
     n = p.shape[-1]
     games, references = p.reshape(-1, n, n), log_ref.reshape(-1, n, n)
-    whole = FollowerSide(
-        *(np.empty(games.shape) for _ in range(2)),
-        *(np.empty(games.shape[:-1]) for _ in range(3)),
-        np.zeros(len(games)),
-    )
+    log_follower, follower = np.empty(games.shape), np.empty(games.shape)
+    value, earnings, preference = np.empty((3, *games.shape[:-1]))
+    whole = FollowerSide(log_follower, follower, value, earnings, preference, np.zeros(len(games)))
+
     def solve(block: tuple[slice, slice]) -> AnyArray:
         part = _follower_side(games[block], references[block], tau)
         for target, values in zip(whole[:-1], part[:-1], strict=True):
