@@ -154,7 +154,8 @@ def _newton_step(reward: Array, p: Array, weights: Array, l2: float) -> tuple[Ar
     """The Newton step and the squared Newton decrement g' H^-1 g."""
     gradient, hessian = score(reward, p, weights, l2), information(reward, weights, l2)
     # Rewards are defined up to a constant: a rank-one term fixes it without touching the rest.
-    anchor = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None] / reward.shape[-1] ** 2
+    trace = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None]
+    anchor = np.where(trace > 0, trace, 1) / reward.shape[-1] ** 2  # one alternative has no curvature at all
     step = np.linalg.solve(hessian + anchor, gradient[..., None])[..., 0]
     return step, np.sum(step * gradient, axis=-1)
 
