@@ -73,8 +73,10 @@ def solve_nlhf(
     Raises:
         InvalidParameter: a bad temperature or selection, or a reference that would play no part.
         InvalidReference: a bad reference.
+        InvalidPreferences: P holds another array than numpy's.
         NotConverged: the tolerance was missed; the error carries the best policy found.
     """
+    P.require_numpy("solve_nlhf")
     tau = check_temperature(tau, "tau")
     if selection not in get_args(Selection):
         raise InvalidParameter(f"selection = {selection!r}: choose one of {', '.join(get_args(Selection))}.")

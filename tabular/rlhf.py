@@ -69,8 +69,10 @@ def solve_rlhf(
         DisconnectedComparisons: without ``l2``, when the win graph is not strongly connected, so that
             some rewards would be infinitely far apart (Ford 1957).
         InvalidParameter, InvalidReference: a bad temperature, weight or reference.
+        InvalidPreferences: P holds another array than numpy's.
         NotConverged: the score equations could not be solved to ``TOLERANCE``.
     """
+    P.require_numpy("solve_rlhf")
     tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
     log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=tau > 0)
     weights = pair_weights_of(pair_weights, P)
@@ -165,7 +167,8 @@ def information(expected: Array, weights: Array, l2: float) -> Array:
 
 def _newton_step(gradient: Array, hessian: Array) -> Array:
     # Rewards are defined up to a constant: a rank-one term fixes it without touching the rest.
-    anchor = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None] / gradient.shape[-1] ** 2
+    trace = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None]
+    anchor = np.where(trace > 0, trace, 1) / gradient.shape[-1] ** 2  # one alternative has no curvature at all
     return np.linalg.solve(hessian + anchor, gradient[..., None])[..., 0]
 
 

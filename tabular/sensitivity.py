@@ -26,7 +26,7 @@ from slhf.errors import InvalidParameter, InvalidPreferences
 from tabular.nash import NashSolution, solve_nlhf
 from tabular.policies import Array
 from tabular.preferences import TOLERANCE, PreferenceMatrix
-from tabular.rlhf import RLHFSolution, information, pair_weights_of, solve_rlhf
+from tabular.rlhf import RLHFSolution, information, pair_weights_of, solve_rlhf, win_probability
 from tabular.stackelberg import StackelbergSolution, solve_slhf
 
 LARGEST_CONDITION = 16
@@ -180,7 +180,7 @@ def rlhf_sensitivity(
     _positive(tau=tau)
     s = solve_rlhf(P, tau, reference, pair_weights, l2)
     weights = pair_weights_of(pair_weights, P)
-    hessian = information(s.reward, weights, l2)
+    hessian = information(win_probability(s.reward), weights, l2)
     # Rewards are defined up to a constant, and D moves the scores' sum by nothing: fix it at zero.
     anchor = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None] / P.n**2
     center = np.eye(P.n) - 1 / P.n

@@ -24,6 +24,7 @@ LARGEST_CYCLE_COUNT = 16
 
 def majority(P: PreferenceMatrix) -> Mask:
     """``(..., n, n)``: True where i beats j."""
+    P.require_numpy("tabular.social_choice")
     return P.margins > TIE_TOLERANCE
 
 
@@ -76,11 +77,13 @@ def copeland_score(P: PreferenceMatrix) -> NDArray[np.int_]:
 
 def borda_score(P: PreferenceMatrix) -> Array:
     """``(..., n)``: the mean of p(i > j) over the others j; 1/2 for a lone alternative."""
+    P.require_numpy("tabular.social_choice")
     return (P.p.sum(-1) - 0.5) / (P.n - 1) if P.n > 1 else P.p[..., 0]
 
 
 def simpson_score(P: PreferenceMatrix) -> Array:
     """``(..., n)``: the worst p(i > j) over the others j; 1/2 for a lone alternative."""
+    P.require_numpy("tabular.social_choice")
     return np.where(np.eye(P.n, dtype=bool), np.inf, P.p).min(-1) if P.n > 1 else P.p[..., 0]
 
 
@@ -183,6 +186,7 @@ class Transitivity:
 
 def transitivity(P: PreferenceMatrix) -> Transitivity:
     """Weak, moderate and strong stochastic transitivity (Block and Marschak 1960); memory grows as n^3."""
+    P.require_numpy("tabular.social_choice")
     i, j, k = (index.reshape(-1) for index in np.indices((P.n,) * 3))
     distinct = (i != j) & (j != k) & (i != k)
     i, j, k = i[distinct], j[distinct], k[distinct]
@@ -218,6 +222,7 @@ def fit_log_odds(P: PreferenceMatrix) -> RewardFit:
     With equal weights r_i is the mean of row i (HodgeRank: Jiang, Lim, Yao and Ye 2011). It answers whether
     a reward represents P; the maximum-likelihood reward is :func:`tabular.solve_rlhf`'s.
     """
+    P.require_numpy("tabular.social_choice")
     sure = ((P.p == 0) | (P.p == 1)).any((-2, -1))
     inside = np.where(sure[..., None, None], 0.5, P.p)
     odds = np.log(inside) - np.log(np.swapaxes(inside, -1, -2))

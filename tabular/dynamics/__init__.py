@@ -167,8 +167,10 @@ def run(
         InvalidParameter: an algorithm or form that is not available, or a bad number of steps or seed, or
             a learning rate so large that probabilities became NaN.
         InvalidReference: a bad reference.
+        InvalidPreferences: P holds another array than numpy's.
         SLHFError: what the game's solver raises, for the exact solution.
     """
+    P.require_numpy("tabular.dynamics.run")
     dynamics = _dynamics(spec)
     for name, value, least in (
         ("steps", steps, 0),
