@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -101,6 +101,9 @@ class FiniteModelConfig:
     """Of its random weights, and so of the reference policies."""
     rank: int = 8
     """Rank of its adapters."""
+    trained: Literal["one", "two", "all"] = "one"
+    """"one": an adapter for both roles; "two": one for each role, so only algorithms with a Follower; "all": all
+    weights, without adapters."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +228,10 @@ def _paths(schema: type) -> list[tuple[str, ...]]:
     hints = get_type_hints(schema)
     paths: list[tuple[str, ...]] = []
     for field in fields(schema):
-        if is_dataclass(hints[field.name]):
-            paths += [(field.name, *rest) for rest in _paths(hints[field.name])]
-        elif field.name != "algorithms":
+        inner = _dataclass(hints[field.name])
+        if inner:
+            paths += [(field.name, *rest) for rest in _paths(inner)]
+        if inner is not hints[field.name] and field.name != "algorithms":
             paths.append((field.name,))
     return paths
 
@@ -248,8 +252,14 @@ def _check_keys(raw: Mapping[str, Any], schema: type, where: str) -> None:
     for key, value in raw.items():
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}. {_nearest(str(key), names)}")
-        if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _check_keys(value, hints[key], f"{where}: {key}")
+        inner = _dataclass(hints[key])
+        if inner and isinstance(value, Mapping):
+            _check_keys(value, inner, f"{where}: {key}")
+
+
+def _dataclass(hint: Any) -> Any:
+    """The dataclass that a hint names, alone or as ``X | None``; None if there is none."""
+    return next((option for option in (hint, *get_args(hint)) if is_dataclass(option)), None)
 
 
 def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from experiments.config import FiniteAnswersSweep, build_algorithm
 from llm import finite
+from llm.algorithms import check
 from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA, Policy
 from llm.reward import LinearReward, fit_reward
 from llm.train import ModelConfig, train
-from slhf.algorithms import RLOO, Algorithm, NashMD, StackelbergGDA
-from slhf.errors import ConfigError
+from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
+from slhf.certificates import Certificate
+from slhf.errors import ConfigError, NotConverged
 from slhf.runs import Run
-from tabular import PreferenceMatrix, solve_nlhf, solve_rlhf, solve_slhf
+from tabular import PreferenceMatrix, dynamics, solve_nlhf, solve_rlhf, solve_slhf
 
 L2 = 1e-6
 """Of the fitted reward: small enough that it is the maximum-likelihood one to four digits."""
 
 
 def run_sweep(sweeps: list[FiniteAnswersSweep], out: Path) -> dict[str, Any]:
-    """Train every algorithm on every game; one result per pair, finished ones read back."""
-    jobs = []
+    """Train every algorithm on every game; one result per pair, finished ones read back.
+
+    Pairs for which there is nothing to compare with are not trained but listed under "skipped", with the reason.
+
+    Raises:
+        ConfigError: a file holds more than one game, or all pairs would be skipped.
+    """
+    jobs, skipped = [], []
     for sweep in sweeps:
         game = PreferenceMatrix.load(sweep.judge.matrix)
         if game.batch_shape:
             raise ConfigError(f"{sweep.judge.matrix} holds a batch of matrices; give one game per file.")
         for spec in map(build_algorithm, sweep.algorithms):
             uniform = np.full(game.n, 1 / game.n)
-            exact_solution(spec, game, uniform, uniform)  # what has no solution is refused before any training
-            jobs.append((spec, game, sweep))
+            try:
+                check(spec, "two" if sweep.model.trained == "two" else "one", sweep.train.steps)
+                exact_solution(spec, game, uniform, uniform)
+                jobs.append((spec, game, sweep))
+            except ConfigError as error:
+                skipped.append({**describe_job(spec, sweep), "reason": str(error)})
+    if not jobs:
+        raise ConfigError(f"Nothing in this sweep has an exact solution: {skipped[0]['reason']}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads only wait for each other on matrices this small
     try:
-        return {"results": [run_game(spec, game, sweep, out / sweep.name) for spec, game, sweep in jobs]}
+        results = [run_game(spec, game, sweep, out / sweep.name) for spec, game, sweep in jobs]
+        return {"results": results, "skipped": skipped}
     finally:
         torch.set_num_threads(threads)
 
@@ -60,14 +76,26 @@ def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep,
             dtype="float32",
             temperature=1.0,
             max_new_tokens=1,
-            lora=LoRA(rank=sweep.model.rank, modules=finite.MODULES),
+            lora=None if sweep.model.trained == "all" else LoRA(rank=sweep.model.rank, modules=finite.MODULES),
+            sharing="two" if sweep.model.trained == "two" else "one",
         )
         finite.build_model(run.path / "model", tokens, sweep.model.seed)
         judge = MatrixJudge(game.p, tokens)
         reward = fit_all_pairs(judge, tokens) if isinstance(spec, RLOO) else None
         policy = train(spec, judge, [finite.PROMPT], run, model, sweep.train, sweep.seed, reward)
         run.finish(compare(spec, game, policy, tokens))
-    return {"game": sweep.judge.matrix, "labels": list(game.labels), "algorithm": spec.name, **run.result()}
+    return {**describe_job(spec, sweep), "labels": list(game.labels), **run.result()}
+
+
+def describe_job(spec: Algorithm, sweep: FiniteAnswersSweep) -> dict[str, Any]:
+    """Game, algorithm, what is trained, and the seed."""
+    return {
+        "game": sweep.judge.matrix,
+        "algorithm": spec.name,
+        "settings": asdict(spec),
+        "trained": sweep.model.trained,
+        "seed": sweep.seed,
+    }
 
 
 def fit_all_pairs(judge: MatrixJudge, tokens: list[str]) -> LinearReward:
@@ -78,7 +106,10 @@ def fit_all_pairs(judge: MatrixJudge, tokens: list[str]) -> LinearReward:
 
 
 def compare(spec: Algorithm, game: PreferenceMatrix, policy: Policy, tokens: list[str]) -> dict[str, Any]:
-    """Learned and exact policies, and their total variation; the Follower's is averaged under the exact Leader."""
+    """Learned and exact policies, and their total variation; the Follower's is averaged under the exact Leader.
+
+    Online DPO, whose own fixed point is not the KL-Nash equilibrium, is held against both.
+    """
     learned, learned_follower = (x.exp().numpy() for x in finite.distributions(policy, tokens))
     with policy.reference():
         reference, follower_reference = (x.exp().numpy() for x in finite.distributions(policy, tokens))
@@ -91,6 +122,9 @@ def compare(spec: Algorithm, game: PreferenceMatrix, policy: Policy, tokens: lis
         "leader_tv": float(np.abs(learned - exact).sum() / 2),
         "follower_tv": None,
     }
+    if isinstance(spec, OnlineDPO):
+        nash = solve_nlhf(game, spec.tau, reference).policy
+        result |= {"nash": nash.tolist(), "nash_tv": float(np.abs(learned - nash).sum() / 2)}
     if exact_follower is not None:
         distance = np.abs(learned_follower - exact_follower).sum(-1) / 2
         result |= {
@@ -104,7 +138,11 @@ def compare(spec: Algorithm, game: PreferenceMatrix, policy: Policy, tokens: lis
 def exact_solution(
     spec: Algorithm, game: PreferenceMatrix, reference: np.ndarray, follower_reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Where the sampled gradient of each algorithm is stationary (MATH section 5); the Follower only for SLHF."""
+    """Where the sampled gradient of each algorithm is stationary; the Follower only for SLHF.
+
+    Raises:
+        ConfigError: it is not known to come to rest anywhere.
+    """
     match spec:
         case StackelbergGDA(tau_leader=tau_leader, tau_follower=tau_follower):
             slhf = solve_slhf(game, tau_leader, tau_follower, reference, follower_reference)
@@ -117,4 +155,40 @@ def exact_solution(
             mixed = solve_nlhf(game, tau / (1 - mixture), reference).policy
             weights = reference * np.exp((game.prefer(mixed) - 0.5) / tau)
             return weights / weights.sum(), None
+        case SPO(tau=tau) | EGPO(tau=tau) | OnlineIPO(tau=tau) if tau > 0:
+            return solve_nlhf(game, tau, reference).policy, None
+        case SPO() | SPPO() | EGPO():
+            return condorcet_winner(game), None
+        case OnlineDPO():
+            return dpo_fixed_point(spec, game, reference), None
     raise ConfigError(f"{type(spec).__name__} has no exact solution to compare with.")
+
+
+def condorcet_winner(game: PreferenceMatrix) -> np.ndarray:
+    """Where self-play without a price comes to rest: on the answer that beats all others, if there is one.
+
+    Otherwise only the average of its policies approaches the Nash equilibrium, and the last one circles.
+    """
+    winners = (game.p > 0.5).sum(-1) == game.n - 1
+    if not winners.any():
+        raise ConfigError("Without a KL price self-play does not come to rest on a game without a Condorcet winner.")
+    return winners.astype(float)
+
+
+def dpo_fixed_point(spec: OnlineDPO, game: PreferenceMatrix, reference: np.ndarray) -> np.ndarray:
+    """Where the tabular dynamics of online DPO come to rest when they start at the reference.
+
+    There sum_y' pi(y') (sigmoid(tau h(y, y')) - p(y > y')) = 0 for every y. The slope of the loss is at most
+    tau^2/4, so that a learning rate of 4/tau^2 is a stable one.
+
+    Raises:
+        NotConverged: the sum is more than 1e-6 for some y after 20,000 steps.
+    """
+    exact = replace(spec, learning_rate=4 / spec.tau**2)
+    policy = dynamics.run(exact, game, 20_000, record_every=20_000, leader_reference=reference).policies[-1]
+    ratio = np.log(policy / reference)
+    residual = float(np.abs((expit(spec.tau * (ratio[:, None] - ratio)) - game.p) @ policy).max())
+    if residual > 1e-6:
+        certificate = Certificate(residual, residual, 20_000, "gradient descent")
+        raise NotConverged(f"Online DPO's fixed point: residual {residual:.1e} > 1e-6.", policy, certificate)
+    return policy

@@ -27,7 +27,16 @@ from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
 from slhf.errors import ConfigError
 from slhf.runs import Run, derive_seed, write_json
 
-TITLES = {"stackelberg_gda": "SLHF", "rloo": "RLOO", "nash_md": "Nash-MD-PG"}
+TITLES = {
+    "stackelberg_gda": "SLHF",
+    "rloo": "RLOO",
+    "nash_md": "Nash-MD-PG",
+    "spo": "SPO",
+    "sppo": "SPPO",
+    "egpo": "EGPO",
+    "online_ipo": "Online IPO",
+    "online_dpo": "Online DPO",
+}
 """How an algorithm's policy is called in tables."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from llm.train import ModelConfig
 from slhf import figures
 from slhf.algorithms import StackelbergGDA
 from slhf.runs import write_atomically, write_json
@@ -83,8 +84,7 @@ def what_was_run(runs: list[TrainedRun], prompts: int) -> str:
     manifest = json.loads((runs[0].run.path / "manifest.json").read_text(encoding="utf-8"))
     env = manifest["environment"]
     lines = [
-        f"Model `{sweep.model.name}`, LoRA rank {sweep.model.lora.rank} on the last "
-        f"{sweep.model.lora.layers or 'all'} layers, temperature {sweep.model.temperature}, at most "
+        f"Model `{sweep.model.name}`, {trained_part(sweep.model)}, temperature {sweep.model.temperature}, at most "
         f"{sweep.model.max_new_tokens} new tokens; judge `{sweep.judge.kind}`; {prompts} held-out prompts. "
         f"Python {env['python']}, torch {env['packages']['torch']}, transformers {env['packages']['transformers']}, "
         f"{env['cpus']} CPUs, commit {env['commit']} (of the first run; each has its own manifest).",
@@ -98,6 +98,15 @@ def what_was_run(runs: list[TrainedRun], prompts: int) -> str:
             f"(`{facts['directory']}`)"
         )
     return "\n".join(lines)
+
+
+def trained_part(model: ModelConfig) -> str:
+    """What of the model is trained, in words."""
+    if model.lora is None:
+        return "all weights trained"
+    layers = "all" if model.lora.layers is None else f"the last {model.lora.layers}"
+    each = ", an adapter for each role" if model.sharing == "two" else ""
+    return f"LoRA rank {model.lora.rank} on {layers} layers{each}"
 
 
 def win_rate_table(rates: list[dict[str, Any]]) -> str:

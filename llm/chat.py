@@ -1,9 +1,10 @@
 """Prompts and roles as token ids.
 
 The Leader answers ``[user: x]``. The Follower continues the same conversation,
-``[user: x] [assistant: y] [user: IMPROVE]``, so that x + y + turn + y' is one causal sequence: one forward
-pass yields both roles' log-probabilities, and the Follower can decode from the Leader's key-value cache.
-Sampled token ids are never decoded and re-encoded.
+``[user: x] [assistant: y] [user: IMPROVE]``. Where the template keeps earlier turns as they were sampled,
+x + y + turn + y' is one causal sequence: one forward pass yields both roles' log-probabilities, and the
+Follower can decode from the Leader's key-value cache. Where it rewrites them, the Follower gets a
+conversation of its own. What a role sampled is scored as the very token ids that were sampled.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ Role = Literal["leader", "follower"]
 class Chat:
     """The chat template of a tokenizer, cut into the pieces that surround sampled tokens.
 
+    Attributes:
+        eos: the end-of-sequence token.
+        continues: whether the Follower's conversation starts with the Leader's, token by token.
+
     Raises:
-        ConfigError: the tokenizer has no chat template or end-of-sequence token, or its template rewrites
-            earlier turns, so that the Follower's conversation does not start with the Leader's.
+        ConfigError: the tokenizer has no chat template or end-of-sequence token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -35,41 +39,48 @@ class Chat:
         self.tokenizer = tokenizer
         self.eos: int = tokenizer.eos_token_id
         self._turn = self._follower_turn()
+        self.continues = bool(self._turn)
 
     def prompt(self, x: str) -> list[int]:
         """Ids of ``[user: x]`` up to where the answer starts."""
         return self._encode(self._render([{"role": "user", "content": x}]))
 
     def turn(self, answer: list[int]) -> list[int]:
-        """Ids between an answer and the Follower's reply; closes the answer if it was cut off."""
+        """Ids between an answer and the Follower's reply; closes the answer if it was cut off.
+
+        Only for a template that ``continues``; :meth:`follower_prompt` serves every one.
+        """
         ended = bool(answer) and answer[-1] == self.eos
         return self._turn[1:] if ended else self._turn
+
+    def follower_prompt(self, x: str, answer: list[int]) -> list[int]:
+        """Ids of ``[user: x] [assistant: answer] [user: IMPROVE]`` up to where the reply starts."""
+        if self.continues:
+            return [*self.prompt(x), *answer, *self.turn(answer)]
+        return self._encode(self._render(_asked_to_improve(x, self.text(answer))))
 
     def text(self, answer: list[int]) -> str:
         """The answer as text, without special tokens and outer white space."""
         return self.tokenizer.decode(answer, skip_special_tokens=True).strip()
 
     def _follower_turn(self) -> list[int]:
+        """The ids that follow any answer, the end-of-sequence token first; none if the template rewrites turns."""
         x, y = "prompt", "answer"
         opening = self._render([{"role": "user", "content": x}])
-        whole = self._render(
-            [
-                {"role": "user", "content": x},
-                {"role": "assistant", "content": y},
-                {"role": "user", "content": IMPROVE},
-            ]
-        )
+        whole = self._render(_asked_to_improve(x, y))
         turn = self._encode(whole[len(opening + y) :])
-        if not whole.startswith(opening + y) or turn[:1] != [self.eos]:
-            raise ConfigError(
-                f"The chat template of {self.tokenizer.name_or_path!r} does not keep earlier turns as they were "
-                "sampled (or does not end an answer with the end-of-sequence token); the Follower cannot "
-                "continue the Leader's conversation. Set a prefix-preserving template on the tokenizer."
-            )
-        return turn
+        return turn if whole.startswith(opening + y) and turn[:1] == [self.eos] else []
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _asked_to_improve(x: str, y: str) -> list[dict[str, str]]:
+    return [
+        {"role": "user", "content": x},
+        {"role": "assistant", "content": y},
+        {"role": "user", "content": IMPROVE},
+    ]

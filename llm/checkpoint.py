@@ -1,4 +1,4 @@
-"""Where training stands, on disk: adapter, optimiser and step, all in safetensors and JSON.
+"""Where training stands, on disk: adapter, optimiser, the algorithm's state and step, in safetensors and JSON.
 
 ``checkpoint/adapter`` loads with ``peft.PeftModel.from_pretrained``. A checkpoint is either complete or not
 there: it is written beside the old one and renamed (which a power failure, unlike a crash, may undo).
@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm.algorithms import State
 from llm.policy import Policy
 
 NAME = "checkpoint"
 
 
-def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int, state: State) -> None:
     """Write the state after ``step`` steps, replacing the last one."""
     fresh, current, old = (directory / name for name in (f".{NAME}.new", NAME, f".{NAME}.old"))
     if old.exists() and not current.exists():  # a crash fell between the renames below
@@ -36,6 +37,7 @@ def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, step
         },
         fresh / "optimizer.safetensors",
     )
+    save_file(state, fresh / "algorithm.safetensors")
     (fresh / "step.json").write_text(json.dumps({"step": step}))
     if current.exists():
         current.rename(old)
@@ -51,8 +53,8 @@ def find(directory: Path) -> Path | None:
     return None
 
 
-def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
-    """Put the optimiser where it was and return the number of steps behind it.
+def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, State]:
+    """Put the optimiser where it was; returns the number of steps behind it and what the algorithm remembers.
 
     The policy must have been loaded from ``checkpoint/adapter``.
     """
@@ -62,4 +64,5 @@ def restore(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) 
         parameter = parameters[name]
         # Adam keeps its step count on the CPU wherever the parameter is.
         optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
-    return int(json.loads((checkpoint / "step.json").read_text())["step"])
+    state = load_file(checkpoint / "algorithm.safetensors", device=str(policy.device))
+    return int(json.loads((checkpoint / "step.json").read_text())["step"]), state

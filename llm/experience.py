@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm.chat import Role
+from llm.chat import Chat, Role
 from llm.generation import Generator
 from llm.judges import Judge, ask
-from llm.policy import Policy, Segment, TokenBatch
+from llm.policy import Policy, Segment, Sharing, TokenBatch
 from slhf.runs import derive_seed
 from slhf.signals import leave_one_out
 
@@ -35,17 +35,29 @@ class Experience:
     """A batch of B sampled conversations and what is known about them before the update."""
 
     batch: TokenBatch
-    """The conversations, (B, T) tokens."""
+    """The conversations, (R, T) tokens. R = B where one row holds all of a conversation; R = 2 B where the roles
+    have a row each (:func:`two_role_rows`), first the Leader's of all conversations, then the Follower's."""
     reference: Tensor
-    """(B, T), the reference's log-probability of each scored token, 0 elsewhere."""
+    """(R, T), the reference's log-probability of each scored token, 0 elsewhere."""
     signal: Tensor
     """(B,), float32: the judge's p(y > y'), or a scalar reward."""
     texts: Texts
     """What was judged."""
+    step: int = 0
+    """At which step of the run."""
+    sharing: Sharing = "one"
+    """Whether the roles share their parameters."""
+    trunk: Tensor | None = None
+    """(R, T, d), what ``policy.trunk`` made of the batch, for ``policy.logprobs``; None if the model has none."""
+
+    def of(self, role: Role, x: Tensor) -> Tensor:
+        """(R, T) -> (B, T): the rows that hold the role's tokens, with 0 for all other tokens."""
+        rows = slice(0, len(self.signal)) if role == "leader" else slice(len(x) - len(self.signal), None)
+        return x[rows] * self.batch.owners[role][rows]
 
     def log_ratio(self, logp: Tensor, role: Role) -> Tensor:
         """(B, T): the role's per-token log(pi/pi_ref), without gradient, 0 for all other tokens."""
-        return ((logp - self.reference) * self.batch.owners[role]).detach()
+        return self.of(role, logp - self.reference).detach()
 
 
 @dataclass
@@ -82,14 +94,47 @@ class Collector:
         conversations: Sequence[Sequence[Segment]],
         texts: Texts,
         signal: Callable[[Texts], np.ndarray],
+        step: int,
     ) -> Experience:
         """Judge the texts and read the conversations with the reference."""
         with self.phase("judge"):
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
         with self.phase("reference"), torch.no_grad(), self.policy.reference():
             batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
-            reference = self.policy.logprobs(batch)
-        return Experience(batch, reference, judged, texts)
+            trunk = self.policy.trunk(batch)
+            reference = self.policy.logprobs(batch, trunk)
+        return Experience(batch, reference, judged, texts, step, self.policy.sharing, trunk)
+
+
+def two_role_rows(
+    policy: Policy, prompts: Sequence[str], answers: Sequence[list[int]], replies: Sequence[list[int]]
+) -> list[list[Segment]]:
+    """The rows of B conversations of a Leader and a Follower.
+
+    One row each where one forward can serve both roles: they share their parameters, and the chat template
+    keeps earlier turns. Otherwise a row for each role.
+    """
+    rows = joint_rows if policy.sharing == "one" and policy.chat.continues else separate_rows
+    return rows(policy.chat, prompts, answers, replies)
+
+
+def joint_rows(
+    chat: Chat, prompts: Sequence[str], answers: Sequence[list[int]], replies: Sequence[list[int]]
+) -> list[list[Segment]]:
+    """B rows: prompt, answer, turn and reply as one sequence."""
+    return [
+        [(chat.prompt(x), None), (y, "leader"), (chat.turn(y), None), (reply, "follower")]
+        for x, y, reply in zip(prompts, answers, replies, strict=True)
+    ]
+
+
+def separate_rows(
+    chat: Chat, prompts: Sequence[str], answers: Sequence[list[int]], replies: Sequence[list[int]]
+) -> list[list[Segment]]:
+    """2 B rows: first the Leader's of all conversations, then the Follower's."""
+    conversations = list(zip(prompts, answers, replies, strict=True))
+    leader: list[list[Segment]] = [[(chat.prompt(x), None), (y, "leader")] for x, y, _ in conversations]
+    return leader + [[(chat.follower_prompt(x, y), None), (reply, "follower")] for x, y, reply in conversations]
 
 
 def to_go(per_token: Tensor) -> Tensor:
@@ -108,12 +153,13 @@ def baseline(reward: Tensor, samples: int) -> Tensor:
     return leave_one_out(reward.view(-1, samples)).view(-1)
 
 
-def policy_gradient(logp: Tensor, mask: Tensor, advantage: Tensor) -> Tensor:
+def policy_gradient(experience: Experience, logp: Tensor, role: Role, advantage: Tensor) -> Tensor:
     """The surrogate whose gradient is -mean over conversations of sum_t A_t grad log pi(token t).
 
     Args:
-        logp: (B, T), with gradient.
-        mask: (B, T), the tokens the role chose.
+        experience: what was sampled.
+        logp: (R, T), with gradient.
+        role: whose tokens.
         advantage: (B, T) or (B, 1), used without gradient.
     """
-    return -(logp * mask * advantage.detach()).sum() / len(logp)
+    return -(experience.of(role, logp) * advantage.detach()).sum() / len(advantage)

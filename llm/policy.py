@@ -1,24 +1,42 @@
-"""One base model that plays every role: the policy is the base with LoRA adapters, the reference without."""
+"""One model that plays every role.
+
+With adapters (the default) the base is shared: the policy is the base with a LoRA adapter, the reference the
+base without one, or with a frozen copy of the adapter that training started from. The roles share one adapter
+(``sharing="one"``) or have one each (``"two"``). Without adapters all weights are trained, and the reference
+is a frozen copy of them.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm import embedded
 from llm.chat import Chat, Role
+from llm.linear import lighten
+from llm.logprobs import token_logprobs
+from llm.trunk import frozen_layers, read_lower, read_upper
 from slhf.errors import ConfigError, InvalidParameter, MissingResource, require_at_least
 
 Segment = tuple[list[int], Role | None]
 """Token ids and who chose them; ``None`` for text nobody is credited with (prompts, turns)."""
+
+Sharing = Literal["one", "two"]
+"""Whether the roles share one set of trained parameters or have one each."""
+
+OWN, FOLLOWER, REFERENCE = "default", "follower", "reference"
+"""Names of adapters: of the Leader (and of the Follower, where they share it), of the Follower, and of the reference
+when training started from an adapter; without one, REFERENCE stands for the untouched base."""
 
 
 def default_device() -> str:
@@ -71,6 +89,12 @@ class TokenBatch:
                 start += len(tokens)
         return cls(ids.to(device), attention.to(device), {role: mask.to(device) for role, mask in owners.items()})
 
+    def rows(self, index: Tensor) -> TokenBatch:
+        """Some of the conversations, padded no further than the longest of them."""
+        length = int(self.attention[index].sum(1).max())
+        owners = {role: mask[index, :length] for role, mask in self.owners.items()}
+        return TokenBatch(self.ids[index, :length], self.attention[index, :length], owners)
+
     @property
     def scored(self) -> Tensor:
         """(batch, length): tokens that some role chose."""
@@ -78,70 +102,97 @@ class TokenBatch:
 
 
 class Policy:
-    """A causal language model with a trainable adapter, its tokenizer and chat pieces.
+    """A causal language model, what is trained of it, its reference, its tokenizer and chat pieces.
 
     Attributes:
-        model: the ``PeftModel``.
+        model: the ``PeftModel``; for full fine-tuning the ``transformers`` model itself.
+        decoder, head: the parts of whoever is active: the policy, or in :meth:`reference` its reference.
+        sharing: "one" if one set of parameters plays both roles, "two" if each role has its own adapter.
+        adapter: the name of the adapter that is active: OWN, FOLLOWER or REFERENCE.
         chat: the cut-up chat template.
         temperature: the sampling temperature; every log-probability is taken at it, so that the policy that
             is trained is the one that is sampled.
     """
 
-    def __init__(self, model: PeftModel, tokenizer: Any, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        temperature: float = 1.0,
+        sharing: Sharing = "one",
+        frozen: Any = None,
+    ) -> None:
         if not temperature > 0:
             raise InvalidParameter(f"The sampling temperature must be positive, got {temperature}.")
-        self.model = model.eval()  # no dropout: the reference and the policy differ by the adapter alone
+        lighten(model)
+        self.model = model.eval()  # no dropout: the reference and the policy differ by what is trained alone
         self.tokenizer = tokenizer
         self.chat = Chat(tokenizer)
         self.temperature = temperature
+        self.sharing = sharing
         self.pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.chat.eos
-        causal = model.get_base_model()
-        self.decoder, self.head = causal.get_decoder(), causal.get_output_embeddings()
-        self._check_head(causal)
+        self._frozen = frozen
+        self._names = self._trainable_names()
+        self.adapter = ""
+        self._activate(OWN)
+        self._check_head(self.model if self.full else model.get_base_model())
 
     @classmethod
     def load(
         cls,
         name: str,
-        lora: LoRA | None = None,
+        lora: LoRA | None = LoRA(),
         adapter: Path | None = None,
         temperature: float = 1.0,
         dtype: str = "bfloat16",
         device: str = "cpu",
         seed: int = 0,
+        sharing: Sharing = "one",
+        start_from: Path | None = None,
     ) -> Policy:
-        """The model ``name`` ("embedded", a directory or a hub id) with a new adapter or a trained one.
+        """The model ``name`` ("embedded", a directory or a hub id), to be trained anew or further.
 
         Args:
             name: which base model.
-            lora: the shape of a new adapter (it starts as the identity: policy = reference).
-            adapter: directory of a trained adapter to load instead of making a new one.
+            lora: the shape of a new adapter (it starts as the identity: policy = reference); None trains all
+                weights, and ``dtype`` must then be "float32".
+            adapter: a directory that :meth:`save` wrote, to go on from; the reference is what it was.
             temperature: the sampling temperature.
             dtype: of the base weights; adapters are float32.
             device: where to put it.
-            seed: of the new adapter's random half.
+            seed: of the new adapters' random halves.
+            sharing: one adapter for both roles, or one each.
+            start_from: directory of a trained adapter. Training starts from it, and its frozen copy is the
+                reference. Give it again when going on from ``adapter``.
 
         Raises:
-            MissingResource: the model is neither here nor to be had from the hub.
+            MissingResource: the model or an adapter is neither here nor to be had from the hub.
+            ConfigError: an adapter does not fit the model or the other arguments.
         """
+        if lora is None and (dtype != "float32" or sharing == "two" or start_from is not None):
+            raise ConfigError(
+                f'Full fine-tuning (lora: null) needs dtype "float32" (small updates vanish in {dtype} weights), '
+                'sharing "one" (two roles would need two whole models) and no start_from (give that model\'s '
+                f"directory as name); got dtype {dtype!r}, sharing {sharing!r}, start_from {start_from}."
+            )
         path = str(embedded.model_path()) if name == "embedded" else name
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            base = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
-        except (OSError, ValueError) as error:
-            raise MissingResource(
-                f"Cannot load the model {name!r}: {error} "
-                'Give "embedded", a directory with a saved model, or a hub id while online.'
-            ) from error
+        base, tokenizer = (
+            _load(AutoModelForCausalLM, path, dtype=getattr(torch, dtype)).to(device),
+            _load(AutoTokenizer, path),
+        )
+        if lora is None:
+            frozen = copy.deepcopy(base).requires_grad_(False).eval()
+            model = (
+                base if adapter is None else _load(AutoModelForCausalLM, str(adapter), dtype=torch.float32).to(device)
+            )
+            return cls(model, tokenizer, temperature, "one", frozen)
         torch.manual_seed(seed)  # peft draws a new adapter from the global generator
-        try:
-            if adapter is not None:
-                model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
-            else:
-                model = get_peft_model(base, lora_config(base, lora or LoRA()))
-        except ValueError as error:
-            raise ConfigError(f"The model {name!r} does not take the adapter {adapter or lora}: {error}") from error
-        return cls(model, tokenizer, temperature)
+        return cls(_with_adapters(base, lora, adapter, start_from, sharing), tokenizer, temperature, sharing)
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights are trained, without adapters."""
+        return self._frozen is not None
 
     @property
     def device(self) -> torch.device:
@@ -150,40 +201,197 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within this context the policy is its reference: the base model, adapters off."""
-        with self.model.disable_adapter():
+        """Within this context the policy is its reference, for every role."""
+        with self._active(REFERENCE):
             yield
 
-    def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The adapter's parameters by name."""
-        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+    @contextmanager
+    def acting(self, role: Role) -> Iterator[None]:
+        """Within this context the policy plays ``role``; in :meth:`reference`, which has no roles, it stays that."""
+        with self._active(REFERENCE if self.adapter == REFERENCE else self.adapter_of(role)):
+            yield
 
-    def logprobs(self, batch: TokenBatch) -> Tensor:
+    def adapter_of(self, role: Role) -> str:
+        """The name of the adapter that plays ``role``."""
+        return FOLLOWER if role == "follower" and self.sharing == "two" else OWN
+
+    def trainable(self, role: Role | None = None) -> list[tuple[str, torch.nn.Parameter]]:
+        """The trained parameters by name: all, or those that play ``role``."""
+        names = self._names[self.adapter_of(role)] if role else set().union(*self._names.values())
+        return [(name, p) for name, p in self.model.named_parameters() if name in names]
+
+    def parameter_groups(self, follower_rate: float) -> list[dict[str, Any]]:
+        """For the optimiser: the Leader's (or shared) parameters, and the Follower's where it has its own.
+
+        ``factor`` is what a group's learning rate is multiplied with: ``follower_rate`` for the Follower's.
+        """
+        groups = [{"params": [p for _, p in self.trainable("leader")], "factor": 1.0}]
+        if self.sharing == "two":
+            groups.append({"params": [p for _, p in self.trainable("follower")], "factor": follower_rate})
+        return groups
+
+    def trunk(self, batch: TokenBatch) -> Tensor | None:
+        """What the layers below the first adapted one make of the batch, (batch, length, width); None without such.
+
+        It is the same for all roles and the reference; given to :meth:`logprobs`, it is not computed again.
+        """
+        count = frozen_layers(self.decoder)
+        return read_lower(self.decoder, batch.ids, count) if 0 < count < len(self.decoder.layers) else None
+
+    def logprobs(self, batch: TokenBatch, trunk: Tensor | None = None) -> Tensor:
         """log pi(token | all before it) of the scored tokens, float32, shape (batch, length), 0 elsewhere.
 
-        One causal forward serves all roles. Only scored positions reach the vocabulary projection.
+        One causal forward serves all roles that share an adapter. With ``sharing="two"`` each role reads the
+        rows in which it has tokens; a role's log-probabilities carry gradient to its own adapter only.
+
+        Args:
+            batch: the conversations.
+            trunk: what :meth:`trunk` returned for this batch, or the same rows of it.
         """
-        hidden = self.decoder(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
-        chosen = batch.scored[:, 1:]
-        logits = self.head(hidden[:, :-1][chosen]).float() / self.temperature
-        picked = logits.gather(-1, batch.ids[:, 1:][chosen].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        if trunk is None:
+            trunk = self.trunk(batch)
+        if self.sharing == "one" or self.adapter == REFERENCE:
+            return self._score(batch, batch.scored, trunk)
+        out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=self.device)
+        for role, mask in batch.owners.items():
+            index = mask.any(1).nonzero().squeeze(1)
+            if len(index):
+                own = batch.rows(index)
+                lower = None if trunk is None else trunk[index, : own.ids.shape[1]]
+                with self.acting(role):
+                    scored = self._score(own, own.owners[role], lower)
+                out = out.index_add(0, index, pad(scored, (0, out.shape[1] - scored.shape[1])))
+        return out
+
+    def save(self, directory: Path) -> None:
+        """Write what is trained as safetensors.
+
+        ``peft.PeftModel.from_pretrained`` loads an adapter (the Follower's own is in the folder "follower"),
+        ``transformers`` a fully fine-tuned model, with its tokenizer.
+        """
+        if self.full:
+            self.model.save_pretrained(str(directory))
+            self.tokenizer.save_pretrained(str(directory))
+        else:
+            self.model.save_pretrained(str(directory), selected_adapters=list(self._names))
+
+    def _score(self, batch: TokenBatch, chosen: Tensor, trunk: Tensor | None) -> Tensor:
+        """(batch, length): log-probabilities of the chosen tokens under whoever is active, 0 elsewhere.
+
+        Only chosen positions reach the vocabulary projection. There is no attention mask: with padding on the
+        right, no token that counts sees any.
+        """
+        if trunk is None:
+            hidden = self.decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+        else:
+            hidden = read_upper(self.decoder, batch.ids, trunk, frozen_layers(self.decoder))
+        chosen = chosen[:, 1:]
+        picked = token_logprobs(
+            hidden[:, :-1][chosen], self.head.weight, self.head.bias, batch.ids[:, 1:][chosen], self.temperature
+        )
         out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=self.device)
         out[:, 1:][chosen] = picked
         return out
 
-    def save(self, directory: Path) -> None:
-        """Write the adapter as safetensors; ``peft.PeftModel.from_pretrained`` loads it."""
-        self.model.save_pretrained(str(directory), safe_serialization=True)
+    def _trainable_names(self) -> dict[str, set[str]]:
+        """By adapter, the names of what is trained. Names, because sharding replaces the parameters themselves."""
+        if self.full:
+            return {OWN: {name for name, _ in self.model.named_parameters()}}
+        names = {}
+        for adapter in (OWN, FOLLOWER) if self.sharing == "two" else (OWN,):
+            self.model.set_adapter(adapter)
+            names[adapter] = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        return names
+
+    @contextmanager
+    def _active(self, adapter: str) -> Iterator[None]:
+        before = self.adapter
+        self._activate(adapter)
+        try:
+            yield
+        finally:
+            self._activate(before)
+
+    def _activate(self, adapter: str) -> None:
+        """Make ``adapter`` the one that computes. All that is trained keeps requires_grad, which peft would toggle."""
+        if adapter == self.adapter:
+            return
+        if self.full:
+            causal = self._frozen if adapter == REFERENCE else self.model
+        else:
+            causal = self.model.get_base_model()
+            if adapter == REFERENCE and REFERENCE not in self.model.peft_config:
+                self.model.base_model.disable_adapter_layers()
+            else:
+                self.model.base_model.enable_adapter_layers()
+                self.model.set_adapter(adapter)
+            trained = set().union(*self._names.values())
+            for name, p in self.model.named_parameters():
+                p.requires_grad_(name in trained)
+        self.decoder, self.head = causal.get_decoder(), causal.get_output_embeddings()
+        self.adapter = adapter
 
     def _check_head(self, causal: Any) -> None:
         """The model's own logits must be head(decoder(.)): some architectures rescale or cap them."""
         ids = torch.tensor([[self.chat.eos, self.chat.eos]], device=self.device)
         with torch.no_grad():
             ours, theirs = self.head(self.decoder(input_ids=ids).last_hidden_state), causal(input_ids=ids).logits
+        if type(self.head) is not torch.nn.Linear:
+            raise ConfigError(
+                f"The output layer is a {type(self.head).__name__}; Policy.logprobs needs a plain linear layer. "
+                "Leave it out of lora.modules."
+            )
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
             raise ConfigError(
                 f"{type(causal).__name__} changes its logits after the output layer (scaling or soft-capping), "
                 "which Policy.logprobs does not reproduce; use another architecture."
+            )
+
+
+def _load(kind: Any, path: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise MissingResource(
+            f"Cannot load the model {path!r}: {error} "
+            'Give "embedded", a directory with a saved model, or a hub id while online.'
+        ) from error
+
+
+def _with_adapters(base: Any, lora: LoRA, adapter: Path | None, start_from: Path | None, sharing: Sharing) -> PeftModel:
+    """The base with an adapter for each role and, where training starts from one, for the reference."""
+    shape = lora_config(base, lora)
+    sources: dict[str, Path | None] = {OWN: adapter or start_from}
+    if sharing == "two":  # both roles start from the same adapter
+        sources[FOLLOWER] = start_from if adapter is None else adapter / FOLLOWER
+    if start_from is not None:
+        sources[REFERENCE] = start_from
+    model: Any = None
+    for name, source in sources.items():
+        try:
+            if source is None:
+                if model is None:
+                    model = get_peft_model(base, shape, adapter_name=name)
+                else:
+                    model.add_adapter(name, lora_config(base, lora))
+            elif model is None:
+                model = PeftModel.from_pretrained(base, str(source), adapter_name=name, is_trainable=True)
+            else:
+                model.load_adapter(str(source), adapter_name=name, is_trainable=True)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The model does not take the adapter {source or lora}: {error}") from error
+        if source is not None:
+            _check_shape(model.peft_config[name], shape, source)
+    return model
+
+
+def _check_shape(found: Any, asked: LoraConfig, source: Path) -> None:
+    """A loaded adapter brings its own shape; refuse one that is not what was asked for."""
+    for field in ("r", "lora_alpha", "target_modules", "layers_to_transform"):
+        ours, theirs = getattr(asked, field), getattr(found, field)
+        if ours != theirs:
+            raise ConfigError(
+                f"The adapter in {source} has {field} = {theirs}, but lora asks for {ours}; make them equal."
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llm.chat import Role
 from llm.generation import Generator
 from llm.policy import Policy
 from slhf.refinement import refine as refinement
@@ -21,15 +22,15 @@ def refine(
     openings = [chat.prompt(x) for x in prompts]
 
     def leader() -> tuple[int, list[list[int]]]:
-        return 1, draw(openings, 1)
+        return 1, draw(openings, 1, "leader")
 
     def follower(last: tuple[int, list[list[int]]]) -> tuple[int, list[list[int]]]:
         done, answers = last
-        contexts = [[*x, *y, *chat.turn(y)] for x, y in zip(openings, answers, strict=True)]
-        return done + 1, draw(contexts, done + 1)
+        contexts = [chat.follower_prompt(x, y) for x, y in zip(prompts, answers, strict=True)]
+        return done + 1, draw(contexts, done + 1, "follower")
 
-    def draw(contexts: Sequence[Sequence[int]], number: int) -> list[list[int]]:
-        samples = generator.open(contexts).sample(max_new_tokens, derive_seed(seed, "refine", number))
+    def draw(contexts: Sequence[Sequence[int]], number: int, role: Role) -> list[list[int]]:
+        samples = generator.open(contexts).sample(max_new_tokens, derive_seed(seed, "refine", number), role)
         return [sample.ids for sample in samples]
 
     return [[chat.text(y) for y in answers] for _, answers in refinement(leader, follower, rounds)]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from llm import checkpoint
-from llm.algorithms import implementation
+from llm.algorithms import State, before_step, check, implementation, parameter_groups
 from llm.data import batch_at
 from llm.experience import Collector, Experience, Reward
 from llm.generation import TransformersGenerator
@@ -36,8 +36,14 @@ class ModelConfig:
     """Sampling temperature, in training and evaluation."""
     max_new_tokens: int = 40
     """Longest answer, in tokens."""
-    lora: LoRA = LoRA()
-    """Shape of the adapter."""
+    lora: LoRA | None = LoRA()
+    """Shape of the adapters; null trains all weights instead (dtype must be "float32"), with a frozen copy of them as
+    the reference."""
+    sharing: Literal["one", "two"] = "one"
+    """"one": Leader and Follower share one adapter, and the timescale weighs the Follower's loss. "two": each has its
+    own, and the timescale is the ratio of their learning rates."""
+    start_from: str | None = None
+    """Directory of a trained adapter to start from; its frozen copy is then the reference."""
 
     def __post_init__(self) -> None:
         require_at_least(self, max_new_tokens=1)
@@ -98,18 +104,20 @@ def train(
     Raises:
         TrainingError: the loss or gradient is not finite, or a step left the adapter as it was.
         JudgeError: the judge failed.
+        ConfigError: the algorithm cannot be run so.
     """
     model, config = model or ModelConfig(), config or TrainConfig()
+    check(spec, model.sharing, config.steps)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:
         raise ConfigError("llm.train runs on one process; start it without `accelerate launch` or torchrun.")
     saved = checkpoint.find(run.path)
     policy = load_policy(model, saved and saved / "adapter", derive_seed(seed, "adapter"), str(accelerator.device))
     optimizer = torch.optim.AdamW(
-        [p for _, p in policy.trainable()], lr=spec.learning_rate, betas=config.adam_betas, weight_decay=0.0
+        parameter_groups(spec, policy), lr=spec.learning_rate, betas=config.adam_betas, weight_decay=0.0
     )
     prepared = accelerator.prepare(optimizer)
-    start = checkpoint.restore(saved, policy, optimizer) if saved else 0
+    start, state = checkpoint.restore(saved, policy, optimizer) if saved else (0, {})
     run.rewind(start)
 
     collector = Collector(policy, TransformersGenerator(policy), judge, model.max_new_tokens, seed, reward)
@@ -119,19 +127,27 @@ def train(
         batch = batch_at(prompts, config.batch_size, step, seed)
         experience = implementation(spec).collect(spec, collector, batch, step)
         with collector.phase("update"):
-            metrics = update(spec, policy, experience, prepared, accelerator, config, step)
+            metrics, state = update(spec, policy, experience, prepared, accelerator, config, step, state)
         run.log({"step": step, **metrics, **describe(experience, collector)})
         bar.set_postfix({key: f"{metrics[key]:.3f}" for key in SHOWN if key in metrics})
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             log_samples(run, experience, step)
-            checkpoint.save(run.path, policy, optimizer, step + 1)
+            checkpoint.save(run.path, policy, optimizer, step + 1, state)
     return policy
 
 
 def load_policy(model: ModelConfig, adapter: Path | None, seed: int, device: str) -> Policy:
     """The policy a run trains or an evaluation samples: ``model`` with a trained adapter or a new one."""
     return Policy.load(
-        model.name, model.lora, adapter, temperature=model.temperature, dtype=model.dtype, device=device, seed=seed
+        model.name,
+        model.lora,
+        adapter,
+        temperature=model.temperature,
+        dtype=model.dtype,
+        device=device,
+        seed=seed,
+        sharing=model.sharing,
+        start_from=None if model.start_from is None else Path(model.start_from),
     )
 
 
@@ -143,16 +159,17 @@ def update(
     accelerator: Accelerator,
     config: TrainConfig,
     step: int,
-) -> dict[str, float]:
-    """One gradient step on the experience; returns the loss's metrics and the state of the policy before it."""
+    state: State,
+) -> tuple[dict[str, float], State]:
+    """One gradient step on the experience; returns the loss's metrics and what the algorithm remembers."""
     rate = spec.learning_rate * (1 - step / config.steps if config.decay else 1)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     parameters = [p for _, p in policy.trainable()]
     before = [p.detach().clone() for p in parameters]
 
     optimizer.zero_grad()
-    logp = policy.logprobs(experience.batch)
+    logp = policy.logprobs(experience.batch, experience.trunk)
     loss, metrics = implementation(spec).loss(spec, logp, experience)
     accelerator.backward(loss)
     norm = float(
@@ -160,6 +177,7 @@ def update(
     )
     if not (math.isfinite(float(loss)) and math.isfinite(norm)):
         raise TrainingError(f"Step {step}: loss {float(loss)}, gradient norm {norm}. Lower the learning rate.")
+    state = before_step(spec, policy, step, state)
     optimizer.step()
     if norm > 0 and all(torch.equal(p, q) for p, q in zip(parameters, before, strict=True)):
         raise TrainingError(f"Step {step} left the adapter unchanged though its gradient has norm {norm:.1e}.")
@@ -174,7 +192,7 @@ def update(
         "loss": float(loss),
         "grad_norm": norm,
         "learning_rate": rate,
-    }
+    }, state
 
 
 def describe(experience: Experience, collector: Collector) -> dict[str, float]:

@@ -62,7 +62,7 @@ class StackelbergGDA(Algorithm):
     name: ClassVar[str] = "stackelberg_gda"
     POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "timescale")
     NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau_leader", "tau_follower")
-    COUNTS: ClassVar[dict[str, int]] = {"leader_samples": 1, "follower_samples": 1}
+    COUNTS: ClassVar[dict[str, int]] = {"leader_samples": 1, "follower_samples": 1, "leader_interval": 1}
 
     timescale: float = 5.0
     """kappa = eta_F / eta_L: how much faster the Follower moves. With shared parameters it weighs
@@ -75,6 +75,8 @@ class StackelbergGDA(Algorithm):
     """Leader answers per prompt when sampling; 2 or more use leave-one-out baselines, 1 uses 1/2."""
     follower_samples: int = 1
     """Follower answers per Leader answer when sampling; baselines as for the Leader."""
+    leader_interval: int = 1
+    """The Leader moves only at every so many-th step, the Follower at each: another way to be faster than it."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,12 @@ class SPO(Algorithm):
 
     name: ClassVar[str] = "spo"
     NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau",)
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 2}
 
     tau: float = 0.0
     """tau, the price of the KL to the reference."""
+    samples: int = 2
+    """k, answers per prompt when sampling; each one's reward is its mean preference over the others."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,10 @@ class SPPO(Algorithm):
     """
 
     name: ClassVar[str] = "sppo"
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 2}
+
+    samples: int = 2
+    """k, answers per prompt when sampling; each one's win rate is its mean preference over the others."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +185,13 @@ class EGPO(Algorithm):
 
     name: ClassVar[str] = "egpo"
     NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau",)
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 1}
 
     tau: float = 0.1
     """tau (the paper's beta), the price of the KL to the reference."""
+    samples: int = 1
+    """k, answers to play against per step when sampling; win rates are their means. On a language model, pairs of
+    answers per prompt that play against each other."""
 
 
 @dataclass(frozen=True)
@@ -212,9 +225,12 @@ class OnlineIPO(Algorithm):
 
     name: ClassVar[str] = "online_ipo"
     POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 1}
 
     tau: float = 0.1
     """tau, the price of the KL to the reference."""
+    samples: int = 1
+    """k, pairs of answers per prompt when sampling."""
 
 
 @dataclass(frozen=True)
@@ -227,9 +243,12 @@ class OnlineDPO(Algorithm):
 
     name: ClassVar[str] = "online_dpo"
     POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 1}
 
     tau: float = 0.1
     """tau (the paper's beta), the price of the KL to the reference."""
+    samples: int = 1
+    """k, pairs of answers per prompt when sampling."""
 
 
 ALGORITHMS: dict[str, type[Algorithm]] = {

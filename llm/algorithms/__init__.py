@@ -1,12 +1,41 @@
-"""One file per algorithm: ``collect(spec, collector, prompts, step)`` and ``loss(spec, logp, experience)``."""
+"""One file per algorithm, each a module with
+
+- ``collect(spec, collector, prompts, step) -> Experience``: sample and judge;
+- ``loss(spec, logp, experience) -> (loss, metrics)``: a pure function of the (R, T) log-probabilities of the
+  experience's rows; whatever else it needs was recorded before the update;
+- optionally ``before_step(spec, policy, step, state) -> state``: called at every step between the backward pass
+  and the optimiser's step, for algorithms that remember something. It may change the parameters and their
+  gradients in place. ``state`` is a flat dict of tensors, empty at first; the loop carries it, and a checkpoint
+  saves it.
+
+A step is one gradient evaluation and one optimiser step for every algorithm, so that equal steps cost about the
+same. An algorithm whose update takes several (EGPO) spreads it over as many steps, and says how many in
+``STEPS_PER_UPDATE``.
+"""
 
 from types import ModuleType
+from typing import Any
 
-from llm.algorithms import nash_md, rloo, stackelberg_gda
-from slhf.algorithms import RLOO, Algorithm, NashMD, StackelbergGDA
+from torch import Tensor
+
+from llm.algorithms import egpo, nash_md, online_dpo, online_ipo, rloo, spo, sppo, stackelberg_gda
+from llm.policy import Policy, Sharing
+from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.errors import ConfigError
 
-IMPLEMENTATIONS: dict[type[Algorithm], ModuleType] = {StackelbergGDA: stackelberg_gda, RLOO: rloo, NashMD: nash_md}
+State = dict[str, Tensor]
+"""What an algorithm remembers between steps, by name."""
+
+IMPLEMENTATIONS: dict[type[Algorithm], ModuleType] = {
+    StackelbergGDA: stackelberg_gda,
+    RLOO: rloo,
+    NashMD: nash_md,
+    SPO: spo,
+    SPPO: sppo,
+    EGPO: egpo,
+    OnlineIPO: online_ipo,
+    OnlineDPO: online_dpo,
+}
 
 
 def implementation(spec: Algorithm) -> ModuleType:
@@ -19,3 +48,31 @@ def implementation(spec: Algorithm) -> ModuleType:
         known = ", ".join(cls.__name__ for cls in IMPLEMENTATIONS)
         raise ConfigError(f"{type(spec).__name__} has no language-model implementation; there are: {known}.")
     return IMPLEMENTATIONS[type(spec)]
+
+
+def check(spec: Algorithm, sharing: Sharing, steps: int) -> None:
+    """Refuse a run that the algorithm cannot make.
+
+    Raises:
+        ConfigError: two adapters for an algorithm with one role, or a last update left half done.
+    """
+    if sharing == "two" and not isinstance(spec, StackelbergGDA):
+        raise ConfigError(f'{type(spec).__name__} has no Follower; set model.sharing to "one".')
+    each = getattr(implementation(spec), "STEPS_PER_UPDATE", 1)
+    if steps % each:
+        raise ConfigError(f"{type(spec).__name__} takes {each} steps an update; train.steps = {steps} ends within one.")
+
+
+def before_step(spec: Algorithm, policy: Policy, step: int, state: State) -> State:
+    """The algorithm's ``before_step``, where it has one."""
+    hook = getattr(implementation(spec), "before_step", None)
+    return state if hook is None else hook(spec, policy, step, state)
+
+
+def parameter_groups(spec: Algorithm, policy: Policy) -> list[dict[str, Any]]:
+    """The optimiser's groups; a group's learning rate is the run's times its ``factor``.
+
+    With an adapter for each role the timescale is the factor of the Follower's: Adam, which divides a gradient
+    by its size, would cancel a weight of its loss.
+    """
+    return policy.parameter_groups(spec.timescale if isinstance(spec, StackelbergGDA) else 1.0)

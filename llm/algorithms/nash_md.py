@@ -29,7 +29,7 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
         "opponent": [chat.text(y.ids) for y in opponents],
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
-    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"))
+    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"), step)
 
 
 def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:
@@ -40,7 +40,7 @@ def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, di
     p, ratio = experience.signal, experience.log_ratio(logp, "leader")
     whole = policy_reward(p, ratio.sum(1), tau=spec.tau)
     advantage = policy_reward(p[:, None], to_go(ratio), tau=spec.tau) - baseline(whole, spec.samples)[:, None]
-    return policy_gradient(logp, experience.batch.owners["leader"], advantage), {
+    return policy_gradient(experience, logp, "leader", advantage), {
         "leader_preferred": float(p.mean()),
         "leader_reward": float(whole.mean()),
         "leader_kl": float(ratio.sum(1).mean()),

@@ -32,7 +32,7 @@ def collect(spec: RLOO, at: Collector, prompts: list[str], step: int) -> Experie
         "leader": [chat.text(y.ids) for y in answers],
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
-    return at.experience(conversations, texts, lambda texts: reward.score(texts["prompt"], texts["leader"]))
+    return at.experience(conversations, texts, lambda texts: reward.score(texts["prompt"], texts["leader"]), step)
 
 
 def loss(spec: RLOO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:
@@ -40,7 +40,7 @@ def loss(spec: RLOO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict
     r, ratio = experience.signal, experience.log_ratio(logp, "leader")
     whole = policy_reward(r, ratio.sum(1), tau=spec.tau)
     advantage = policy_reward(r[:, None], to_go(ratio), tau=spec.tau) - baseline(whole, spec.samples)[:, None]
-    return policy_gradient(logp, experience.batch.owners["leader"], advantage), {
+    return policy_gradient(experience, logp, "leader", advantage), {
         "reward": float(r.mean()),
         "leader_reward": float(whole.mean()),
         "leader_kl": float(ratio.sum(1).mean()),

@@ -1,14 +1,11 @@
-"""StackelbergGDA on a language model (arXiv 2512.16626, Algorithm 1).
-
-Both roles share one adapter: the timescale kappa weighs the Follower's loss.
-"""
+"""StackelbergGDA on a language model (arXiv 2512.16626, Algorithm 1)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
-from llm.policy import Segment
+from llm.experience import Collector, Experience, baseline, policy_gradient, to_go, two_role_rows
+from llm.policy import Policy
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
 
@@ -16,40 +13,42 @@ from slhf.signals import follower_reward, leader_reward
 def collect(spec: StackelbergGDA, at: Collector, prompts: list[str], step: int) -> Experience:
     """y ~ pi(.|x), y' ~ omega(.|x, y), p = judge(x, y, y'); k Leader samples a prompt, m replies to each."""
     chat, k, m = at.policy.chat, spec.leader_samples, spec.follower_samples
-    opening = [chat.prompt(x) for x in prompts]
 
     with at.phase("generate"):
-        session = at.generator.open(opening)
+        session = at.generator.open([chat.prompt(x) for x in prompts])
         session.repeat(k)
-        answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
-        session.extend([chat.turn(y.ids) for y in answers])  # reads on from the Leader's key-value cache
+        prompts = [x for x in prompts for _ in range(k)]
+        answers = [y.ids for y in session.sample(at.max_new_tokens, at.seed(step, "leader"))]
+        if chat.continues:
+            session.extend([chat.turn(y) for y in answers])  # reads on from the Leader's key-value cache
+        else:
+            session = at.generator.open([chat.follower_prompt(x, y) for x, y in zip(prompts, answers, strict=True)])
         session.repeat(m)
-        replies = session.sample(at.max_new_tokens, at.seed(step, "follower"))
+        replies = [z.ids for z in session.sample(at.max_new_tokens, at.seed(step, "follower"), role="follower")]
 
+    prompts = [x for x in prompts for _ in range(m)]
     answers = [y for y in answers for _ in range(m)]
-    opening = [ids for ids in opening for _ in range(k * m)]
     texts = {
-        "prompt": [x for x in prompts for _ in range(k * m)],
-        "leader": [chat.text(y.ids) for y in answers],
-        "follower": [chat.text(reply.ids) for reply in replies],
+        "prompt": prompts,
+        "leader": [chat.text(y) for y in answers],
+        "follower": [chat.text(z) for z in replies],
     }
-    conversations: list[list[Segment]] = [
-        [(x, None), (y.ids, "leader"), (chat.turn(y.ids), None), (reply.ids, "follower")]
-        for x, y, reply in zip(opening, answers, replies, strict=True)
-    ]
-    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "follower"))
+    rows = two_role_rows(at.policy, prompts, answers, replies)
+    return at.experience(rows, texts, lambda texts: at.preferences(texts, "leader", "follower"), step)
 
 
 def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:
     """The Leader's and the Follower's policy gradients, each with its own reward.
 
+    With shared parameters kappa weighs the Follower's loss; with its own parameters it is their learning rate's
+    factor instead. The Leader's loss enters only at every ``leader_interval``-th step.
+
     Args:
         spec: temperatures, timescale and the number of samples.
-        logp: (B, T), the policy's log-probabilities of the conversations, with gradient.
+        logp: (R, T), the policy's log-probabilities of the rows, with gradient.
         experience: what was sampled.
     """
-    k, m, p = spec.leader_samples, spec.follower_samples, experience.signal
-    owners, tau_f = experience.batch.owners, spec.tau_follower
+    k, m, p, tau_f = spec.leader_samples, spec.follower_samples, experience.signal, spec.tau_follower
     leader_ratio, follower_ratio = experience.log_ratio(logp, "leader"), experience.log_ratio(logp, "follower")
     paid = follower_ratio.sum(1)  # what the Follower paid for the whole reply enters the Leader's reward
 
@@ -64,12 +63,26 @@ def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Te
     others = baseline(whole_follower, m)
     follower_advantage = follower_reward(p[:, None], to_go(follower_ratio), tau_follower=tau_f) - others[:, None]
 
-    leader_loss = policy_gradient(logp, owners["leader"], leader_advantage)
-    follower_loss = policy_gradient(logp, owners["follower"], follower_advantage)
-    return leader_loss + spec.timescale * follower_loss, {
+    leader_loss = policy_gradient(experience, logp, "leader", leader_advantage)
+    follower_loss = policy_gradient(experience, logp, "follower", follower_advantage)
+    kappa = spec.timescale if experience.sharing == "one" else 1.0
+    return leader_loss * leader_moves(spec, experience.step) + kappa * follower_loss, {
         "follower_preferred": float(1 - p.mean()),
         "leader_reward": float(whole_leader.mean()),
         "follower_reward": float(whole_follower.mean()),
         "leader_kl": float(leader_ratio.sum(1).mean()),
         "follower_kl": float(paid.mean()),
     }
+
+
+def leader_moves(spec: StackelbergGDA, step: int) -> bool:
+    """Whether the Leader moves at ``step``; the Follower always does."""
+    return (step + 1) % spec.leader_interval == 0
+
+
+def before_step(spec: StackelbergGDA, policy: Policy, step: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Where the Leader has its own parameters and rests, keep Adam's momentum from moving them."""
+    if policy.sharing == "two" and not leader_moves(spec, step):
+        for _, p in policy.trainable("leader"):
+            p.grad = None
+    return state

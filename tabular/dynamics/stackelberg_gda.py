@@ -34,10 +34,11 @@ LOG_FLOOR = math.log(1e-12)
 
 
 class State(NamedTuple):
-    """Where the dynamics is: ``log_policy`` ``(..., n)`` and ``log_follower`` ``(..., n, n)``."""
+    """Where the dynamics is: ``log_policy`` ``(..., n)``, ``log_follower`` ``(..., n, n)`` and the steps taken."""
 
     log_policy: Array
     log_follower: Array
+    t: int = 0
 
 
 def create_game(
@@ -63,12 +64,17 @@ def gradients(game: StackelbergGame, state: State) -> tuple[Array, Array]:
     return np.sum(np.exp(state.log_follower) * leader, axis=-1), np.exp(state.log_policy)[..., None] * follower
 
 
+def leader_rate(spec: StackelbergGDA, state: State) -> float:
+    """eta at every ``leader_interval``-th step, 0 at the others, where the Leader rests."""
+    return spec.learning_rate if (state.t + 1) % spec.leader_interval == 0 else 0.0
+
+
 def step_simplex(spec: StackelbergGDA, game: StackelbergGame, state: State) -> State:
     """pi <- Proj(pi + eta df/dpi), omega <- Proj(omega - kappa eta df/domega)."""
     leader, follower = gradients(game, state)
-    policy = project_to_simplex(np.exp(state.log_policy) + spec.learning_rate * leader)
+    policy = project_to_simplex(np.exp(state.log_policy) + leader_rate(spec, state) * leader)
     reply = project_to_simplex(np.exp(state.log_follower) + spec.timescale * spec.learning_rate * follower)
-    return State(log_of(policy), log_of(reply))
+    return State(log_of(policy), log_of(reply), state.t + 1)
 
 
 def step_softmax(spec: StackelbergGDA, game: StackelbergGame, state: State) -> State:
@@ -119,8 +125,9 @@ def step_softmax_sampled(spec: StackelbergGDA, game: StackelbergGame, state: Sta
 
 def _climb(spec: StackelbergGDA, state: State, leader: Array, follower: Array) -> State:
     return State(
-        ascend(state.log_policy, leader, spec.learning_rate),
+        ascend(state.log_policy, leader, leader_rate(spec, state)),
         ascend(state.log_follower, follower, spec.timescale * spec.learning_rate),
+        state.t + 1,
     )
 
 

@@ -24,10 +24,15 @@ def test_the_pieces_make_the_template(tokenizer):
         assert [*chat.prompt(finite.PROMPT), *y, *chat.turn(y)] == whole
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
+def test_a_template_that_rewrites_earlier_turns_gives_the_follower_its_own_conversation(tokenizer):
+    assert Chat(tokenizer).continues
     tokenizer.chat_template = finite.TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
-    with pytest.raises(ConfigError, match="does not keep earlier turns"):
-        Chat(tokenizer)
+    chat = Chat(tokenizer)
+    assert not chat.continues
+    a, ids = tokenizer.convert_tokens_to_ids("a"), tokenizer.convert_tokens_to_ids
+    prompt = chat.follower_prompt(finite.PROMPT, [a, chat.eos])
+    assert prompt[:5] == ids(["<|user|>", "CHOOSE", "<|assistant|>", "A", "<|end|>"])
+    assert prompt[-1] == ids("<|assistant|>")
 
 
 def test_a_base_model_without_template_is_refused(tokenizer):

@@ -10,19 +10,24 @@ from llm import finite
 from llm.policy import LoRA, Policy, TokenBatch
 
 
-def tiny_policy(directory, labels=("a", "b"), *, moved=True, temperature=1.0) -> Policy:
+def tiny_policy(directory, labels=("a", "b"), *, moved=True, temperature=1.0, sharing="one") -> Policy:
     """The finite-answers model; it may also end its answers, and ``moved`` moves it away from its reference."""
     finite.build_model(directory, labels, seed=1)
     lora = LoRA(rank=4, modules=finite.MODULES)
-    policy = Policy.load(str(directory), lora, dtype="float32", temperature=temperature)
+    policy = Policy.load(str(directory), lora, dtype="float32", temperature=temperature, sharing=sharing)
     with torch.no_grad():
         policy.head.bias[policy.chat.eos] = 0.0
     if moved:
-        torch.manual_seed(2)
-        with torch.no_grad():
-            for _, parameter in policy.trainable():
-                parameter.add_(0.3 * torch.randn_like(parameter))
+        move(policy, seed=2)
     return policy
+
+
+@torch.no_grad()
+def move(policy: Policy, seed: int, scale: float = 0.3) -> None:
+    """Move what is trained away from where it is."""
+    torch.manual_seed(seed)
+    for _, parameter in policy.trainable():
+        parameter.add_(scale * torch.randn_like(parameter))
 
 
 def answers(policy: Policy, labels: tuple[str, ...], length: int) -> list[list[int]]:
