@@ -23,7 +23,7 @@ from tabular.policies import Array
 TOLERANCE = 1e-9
 """Largest exploitability of an accepted lottery, relative to the game's largest margin."""
 CLEAR = 1e-6
-"""Probabilities and slacks of a central lottery that are surely positive; a share ``TOLERANCE`` of it is surely 0."""
+"""Probabilities and slacks of a central lottery that are surely positive; up to ``TOLERANCE`` they are surely 0."""
 MAX_ITERATIONS = 500
 LARGEST_PIVOTED = 500
 """Pivots cost n^2 each and about n^1.5 are needed; interior-point steps cost n^3, and about 17 are needed."""
@@ -125,7 +125,7 @@ def essential_set(margins: Array) -> NDArray[np.bool_]:
         NotConverged: that least difference is too small to trust.
     """
     x, w, _ = central_lottery(margins)
-    if np.all((np.maximum(x, w) >= CLEAR) & (np.minimum(x, w) <= CLEAR * TOLERANCE)):
+    if np.all((np.maximum(x, w) >= CLEAR) & (np.minimum(x, w) <= TOLERANCE)):
         return x > w
     n = len(margins)
     A = margins / (np.abs(margins).max() or 1.0)

@@ -108,7 +108,7 @@ def _follow(tableau, direction, first, in_play, most):  # type: ignore[no-untype
         for i in range(n):
             decrease, value = tableau[r, i], theta * direction[i] - tableau[first, i]
             ratio[i] = value / decrease if decrease > SMALLEST_PIVOT else np.inf
-        ratio[first] = ratio[r] = np.inf
+        ratio[first] = np.inf
         s = np.argmin(ratio)
         if ratio[s] == np.inf:
             return pivot, r
@@ -129,7 +129,7 @@ def _exchange(tableau, direction, r, s):  # type: ignore[no-untyped-def]
         for j in range(n):
             tableau[i, j] += a * row_s[j] + b * row_r[j]
         direction[i] += a * d_s + b * d_r
-        tableau[i, i] = 0  # but for rounding
+        tableau[i, i] = 0  # rounding left there could become a pivot
     direction[r], direction[s] = d_s * inverse, -d_r * inverse
     for j in range(n):
         tableau[r, j] = row_s[j] * inverse

@@ -132,6 +132,25 @@ def test_many_degenerate_games_need_no_linear_program():
                 assert np.all(np.maximum(x, w) > 1e3 * np.minimum(x, w))
 
 
+def test_symmetric_games_need_no_linear_program():
+    """Circulants with ties, with clones, and with a small game in the place of each action: all Borda scores tie."""
+    rng = np.random.default_rng(0)
+    for n in (3, 5, 6, 7, 8, 9, 11, 12, 15, 21):
+        distance = (np.arange(n) - np.arange(n)[:, None]) % n
+        for _ in range(150):
+            half = rng.integers(-2, 3, size=(n - 1) // 2) / 4
+            A = np.r_[0, half, np.zeros((n - 1) % 2), -half[::-1]][distance]
+            inner = np.triu(rng.integers(-1, 2, size=(3, 3)), 1) / 8
+            for margins in (
+                A,
+                np.kron(A, np.ones((2, 2))),
+                np.kron(A, np.ones((3, 3))) + np.kron(np.eye(n), inner - inner.T),
+            ):
+                _, certificate, proved = lotteries.any_lotteries(margins[None])
+                assert certificate.method == "principal pivoting"
+                assert proved.all()
+
+
 @pytest.mark.parametrize("limit", [0, 500])
 @examples()
 @given(P=games(kinds=("uniform", "cyclic")))
@@ -341,6 +360,14 @@ def test_a_lottery_out_of_tolerance_is_an_error(monkeypatch):
         solve_nlhf(CONDORCET)
     assert caught.value.certificate.worst() > 0.01
     assert_allclose(caught.value.best.policy, uniform)
+
+
+@pytest.mark.parametrize("w", [[0, 0, 1e-5], [0, 1e-8, 0]])
+def test_an_unclear_essential_set_is_left_to_the_linear_program(monkeypatch, w):
+    """x says that 2 is not played, or x and w do not agree; the rotation of three plays them all."""
+    x = np.array([0.5, 0.5, 1e-5 if w[2] else 0])
+    monkeypatch.setattr(lotteries, "central_lottery", lambda margins: (x, np.array(w), 1))
+    assert lotteries.essential_set(CONDORCET.margins).all()
 
 
 def test_games_too_close_to_call_are_an_error():
