@@ -47,6 +47,8 @@ class Experience:
     """At which step of the run."""
     sharing: Sharing = "one"
     """Whether the roles share their parameters."""
+    trunk: Tensor | None = None
+    """(R, T, d), what ``policy.trunk`` made of the batch, for ``policy.logprobs``; None if the model has none."""
 
     def of(self, role: Role, x: Tensor) -> Tensor:
         """(R, T) -> (B, T): the rows that hold the role's tokens, with 0 for all other tokens."""
@@ -99,8 +101,9 @@ class Collector:
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
         with self.phase("reference"), torch.no_grad(), self.policy.reference():
             batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
-            reference = self.policy.logprobs(batch)
-        return Experience(batch, reference, judged, texts, step, self.policy.sharing)
+            trunk = self.policy.trunk(batch)
+            reference = self.policy.logprobs(batch, trunk)
+        return Experience(batch, reference, judged, texts, step, self.policy.sharing, trunk)
 
 
 def two_role_rows(

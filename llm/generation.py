@@ -7,19 +7,29 @@ log-probabilities of training belong to another distribution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn.functional import pad
+from transformers import Cache
 
 from llm.chat import Role
+from llm.linear import FastLinears
 from llm.policy import Policy
-from slhf.errors import TrainingError
+from slhf.errors import ConfigError, TrainingError
+from slhf.runs import derive_seed
 from slhf.signals import geometric_mixture
+
+READ_TOKENS = 2**14
+"""Most tokens, padding included, that one forward pass reads; longer ones are cut by rows, sorted by length."""
+BLOCK = 128
+"""Tokens of the vocabulary summed together while drawing."""
+COMPACT = 1 / 8
+"""The share of finished conversations at which they leave the batch."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,16 @@ class Session(Protocol):
     def repeat(self, times: int) -> None:
         """Replace each conversation by ``times`` copies of it, in a row."""
 
-    def sample(self, max_new_tokens: int, seed: int, role: Role = "leader") -> list[Sample]:
-        """Let the model, playing ``role``, continue each conversation until its end of sequence or the limit."""
+    def sample(self, max_new_tokens: int, seed: int, role: Role = "leader", first_row: int = 0) -> list[Sample]:
+        """Let the model continue each conversation until its end of sequence or the limit.
+
+        Args:
+            max_new_tokens: the limit.
+            seed: address of the draw. Row i draws from its own stream (seed, first_row + i), so that what it
+                samples depends neither on the rows beside it nor on how a batch is split over processes.
+            role: who speaks.
+            first_row: of this batch within the global batch.
+        """
 
 
 class Generator(Protocol):
@@ -54,131 +72,301 @@ class Generator(Protocol):
         """
 
 
-def draw(logp: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, V) -> (B, 1): one token a row, by inverting the cumulative distribution at one uniform number.
+def uniforms(seed: int, first_row: int, rows: int, count: int) -> Tensor:
+    """(rows, count), float64: row i is the stream addressed by (seed, first_row + i), the same on every device."""
+    streams = (torch.Generator().manual_seed(derive_seed(seed, first_row + i)) for i in range(rows))
+    return torch.stack([torch.rand(count, generator=rng, dtype=torch.float64) for rng in streams])
 
-    ``torch.multinomial`` draws V exponentials instead, a fifth of the time of a decoding step on a CPU.
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row by inverting the cumulative distribution, and its log-probability.
+
+    First the block of the vocabulary that the uniform number falls into, then the token within it: two short
+    cumulative sums in float64 instead of one over the vocabulary. (``torch.multinomial`` draws V exponentials,
+    a fifth of the time of a decoding step on a CPU.)
+
+    Args:
+        logits: (B, V), float32, finite or -inf.
+        uniform: (B,), float64, in [0, 1).
+
+    Returns:
+        Tokens (B,), int64, and their log-probabilities (B,), float32.
+
+    Raises:
+        TrainingError: the logits are not numbers.
     """
-    cumulative = logp.double().exp().cumsum(-1)
-    uniform = torch.rand(len(logp), 1, generator=rng, device=logp.device, dtype=torch.float64)
-    # right=True: the first token whose cumulative probability exceeds the target, so never one of probability 0
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=logp.shape[-1] - 1)
+    top = logits.amax(-1, keepdim=True)
+    weights = pad((logits - top).exp_(), (0, -logits.shape[1] % BLOCK)).view(len(logits), -1, BLOCK)
+    blocks = weights.sum(-1).double().cumsum(-1)
+    total = blocks[:, -1:]
+    if not torch.isfinite(total).all():
+        raise TrainingError("The model's logits are not finite: training has diverged. Lower the learning rate.")
+    target = uniform[:, None] * total
+    # right=True: the first whose cumulative weight exceeds the target, so never one of weight 0
+    block = torch.searchsorted(blocks, target, right=True).clamp(max=blocks.shape[1] - 1)
+    before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = weights[torch.arange(len(logits), device=logits.device), block.squeeze(1)].double()
+    within = torch.searchsorted(inside.cumsum(-1), target - before, right=True)
+    # Rounding may put the target beyond a block's sum; then the last token with weight is meant.
+    last = BLOCK - 1 - (inside > 0).flip(-1).long().argmax(-1, keepdim=True)
+    token = block * BLOCK + torch.minimum(within, last)
+    return token.squeeze(1), (logits.gather(1, token) - top - total.log()).squeeze(1).float()
+
+
+class RaggedCache(Cache):
+    """Keys and values of conversations of different lengths, in (row, column) = (conversation, position).
+
+    There is no padding between the parts of a conversation: a row's tokens fill its first columns. What lies
+    beyond them is either 0 or left over from padded reading, and is overwritten before a mask lets it be seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.rows, self.columns, self.width = 0, 0, 0
+        self.at: tuple[Any, Tensor] = (None, torch.empty(0))
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room for so many conversations (before the first is read) of so many tokens."""
+        extra = columns - self.columns
+        self.rows, self.columns = rows, max(columns, self.columns)
+        if extra > 0:
+            self.keys, self.values = (
+                [pad(x, (0, 0, 0, 0, 0, extra)) for x in each] for each in (self.keys, self.values)
+            )
+
+    def point(self, rows: Any, positions: Tensor, width: int) -> None:
+        """Say where the next forward pass writes, ``rows`` (a slice or (B,)) and ``positions`` (B, T); it reads
+        the first ``width`` columns."""
+        self.at, self.width = (rows, positions), width
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Called by the model's attention: store (B, H, T, D), return all keys and values of these rows so far."""
+        if layer_idx == len(self.keys):
+            for store, new in ((self.keys, key_states), (self.values, value_states)):
+                store.append(new.new_zeros(self.rows, self.columns, new.shape[1], new.shape[3]))
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        rows, positions = self.at
+        index = torch.arange(rows.start, rows.stop, device=positions.device) if isinstance(rows, slice) else rows
+        keys[index[:, None], positions] = key_states.transpose(1, 2)
+        values[index[:, None], positions] = value_states.transpose(1, 2)
+        return keys[rows, : self.width].transpose(1, 2), values[rows, : self.width].transpose(1, 2)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, which may repeat, in this order."""
+        self.rows = len(rows)
+        self._replace(lambda x: x[rows])
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.keys, self.values = list(map(change, self.keys)), list(map(change, self.values))
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Permute rows: each of ``sources`` goes to its place in ``targets``."""
+        for each in (*self.keys, *self.values):
+            each[targets] = each[sources]
 
 
 class TransformersGenerator:
-    """Sessions on the training model itself, through ``transformers``."""
+    """Sessions on the training model itself, through ``transformers``.
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    Args:
+        policy: whose weights are sampled.
+        compile: decode through ``torch.compile``, with shapes that stay the same: finished conversations are
+            carried along. For GPUs; on a CPU compiling takes longer than it saves.
+
+    Raises:
+        ConfigError: the model's attention does not reach back to the start of the conversation.
+    """
+
+    def __init__(self, policy: Policy, compile: bool = False) -> None:
+        config = policy.decoder.config
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
+            raise ConfigError(
+                f"{type(policy.decoder).__name__} has layers that do not see the whole conversation (such as "
+                "sliding windows), which TransformersGenerator does not reproduce; use a model with full attention."
+            )
+        self.policy, self.compile = policy, compile
+        self.fast = FastLinears(policy.model)
+        self.decode = torch.compile(_forward, dynamic=False) if compile else _forward
 
     def open(self, prompts: Sequence[Sequence[int]], mixture: float | None = None) -> TransformersSession:
         """See :class:`Generator`."""
-        session = TransformersSession(self.policy, 0.0 if mixture is None else mixture)
+        session = TransformersSession(self, 0.0 if mixture is None else mixture)
         session.extend(prompts)
         return session
 
 
 class TransformersSession:
-    """Every call appends the same number of columns to all rows; a mask tells which of them are real."""
+    """Token ids are appended at once and read, by the adapter of whoever speaks, when the next token is asked for."""
 
-    def __init__(self, policy: Policy, mixture: float) -> None:
-        self.policy = policy
-        # Which forwards the next token needs, by whether the adapter is on: both only for a true mixture.
-        self.caches = {on: DynamicCache() for on, weight in ((True, 1 - mixture), (False, mixture)) if weight > 0}
+    def __init__(self, generator: TransformersGenerator, mixture: float) -> None:
+        self.generator, self.policy = generator, generator.policy
+        # Which models the next token needs, by whether the adapter is on: both only for a true mixture.
+        self.weights = {on: weight for on, weight in ((True, 1 - mixture), (False, mixture)) if weight > 0}
         self.mixture = mixture
-        self.role: Role = "leader"
-        self.ids: Tensor | None = None
-        self.mask: Tensor | None = None
-        self.next_logits: Tensor | None = None
-        self.pending: tuple[Tensor, Tensor] | None = None
+        self.caches: dict[bool, RaggedCache] = {}
+        self.conversations: list[list[int]] = []
+        self.read: list[int] = []
+        """How many tokens of each conversation are in the caches."""
+        self.reader = ""
+        """The adapter that read them."""
+        self.copies = 1
 
-    @torch.no_grad()
     def extend(self, tokens: Sequence[Sequence[int]]) -> None:
-        """Read the tokens, left-padded so that the last column is real in every row."""
-        length = max(map(len, tokens))
-        ids = torch.tensor([[self.policy.pad] * (length - len(row)) + list(row) for row in tokens])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in tokens])
-        ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
-        if self.pending is not None:  # the last sampled token has not been read yet
-            ids, mask = torch.cat([self.pending[0], ids], 1), torch.cat([self.pending[1], mask], 1)
-            self.pending = None
-        self._read(ids, mask)
+        """See :class:`Session`."""
+        if self.copies > 1:
+            raise RuntimeError("Sample from a repeated session before extending it again.")
+        self.conversations = self.conversations or [[] for _ in tokens]
+        for conversation, new in zip(self.conversations, tokens, strict=True):
+            conversation.extend(new)
 
     def repeat(self, times: int) -> None:
         """See :class:`Session`."""
-        if times == 1:
-            return
-        if self.ids is None or self.mask is None or self.next_logits is None or self.pending is not None:
-            raise RuntimeError("Repeat a session after extending it, not after sampling.")
-        for cache in self.caches.values():
-            cache.batch_repeat_interleave(times)
-        self.ids = self.ids.repeat_interleave(times, 0)
-        self.mask = self.mask.repeat_interleave(times, 0)
-        self.next_logits = self.next_logits.repeat_interleave(times, 0)
+        self.copies *= times
 
     @torch.no_grad()
-    def sample(self, max_new_tokens: int, seed: int, role: Role = "leader") -> list[Sample]:
+    def sample(self, max_new_tokens: int, seed: int, role: Role = "leader", first_row: int = 0) -> list[Sample]:
         """See :class:`Session`."""
-        if self.next_logits is None or self.pending is not None:
-            raise RuntimeError("Extend the session before sampling from it (again).")
-        self._play(role)
-        eos, pad = self.policy.chat.eos, self.policy.pad
-        rng = torch.Generator(self.policy.device).manual_seed(seed)
-        alive = torch.ones(len(self.next_logits), 1, dtype=torch.long, device=self.policy.device)
-        columns: list[tuple[Tensor, Tensor, Tensor]] = []
-        for position in range(max_new_tokens):
-            logp = self.next_logits.log_softmax(-1)
-            token = draw(logp, rng)
-            columns.append((token, logp.gather(1, token), alive))
-            token = torch.where(alive.bool(), token, pad)
-            self.pending = token, alive
-            alive = alive * (token != eos)
-            if position + 1 == max_new_tokens or not alive.any():
+        with self.policy.acting(role), self.generator.fast.on():
+            logits = self._catch_up(self.policy.adapter_of(role), max_new_tokens)
+            streams = uniforms(seed, first_row, len(self.conversations), max_new_tokens)
+            samples = self._decode(logits, streams.to(logits.device))
+        for conversation, sample in zip(self.conversations, samples, strict=True):
+            conversation.extend(sample.ids)
+        return samples
+
+    def _decode(self, logits: Tensor, streams: Tensor) -> list[Sample]:
+        """Draw until every conversation has ended; finished ones move behind the others and are left out."""
+        eos, steps = self.policy.chat.eos, streams.shape[1]
+        samples = [Sample([], []) for _ in self.conversations]
+        ended = [False] * len(samples)
+        order, live = list(range(len(samples))), len(samples)  # order[i]: whose conversation is in row i of the caches
+        for step in range(steps):
+            tokens, logp = draw(logits, streams[order[:live], step])
+            for row, token, value in zip(order[:live], tokens.tolist(), logp.tolist(), strict=True):
+                if not ended[row]:
+                    samples[row].ids.append(token)
+                    samples[row].logprobs.append(value)
+                    ended[row] = token == eos
+            finished = sum(ended[row] for row in order[:live])
+            if finished == live or step + 1 == steps:
                 break
-            self._read(*self.pending)
-        return [
-            Sample(*map(list, zip(*[(int(t), float(p)) for t, p, live in zip(*row, strict=True) if live], strict=True)))
-            for row in zip(*[torch.cat(part, 1).tolist() for part in zip(*columns, strict=True)], strict=True)
-        ]
+            if finished >= COMPACT * live and not self.generator.compile:
+                tokens, live = self._compact(tokens, order, ended, live - finished), live - finished
+            logits = self._next_logits(slice(0, live), tokens[:, None], [self.read[row] for row in order[:live]], True)
+            for row in order[:live]:
+                self.read[row] += not ended[row]
+        if order != sorted(order):
+            self._select(sorted(range(len(order)), key=order.__getitem__))
+        return samples
 
-    def _play(self, role: Role) -> None:
-        """Sample as ``role`` from here on; what the other role's adapter has read is read again."""
-        changes = self.policy.adapter_of(role) != self.policy.adapter_of(self.role)
-        self.role = role
-        if changes and self.ids is not None and self.mask is not None:
-            ids, mask, self.ids, self.mask = self.ids, self.mask, None, None
-            self.caches = {on: DynamicCache() for on in self.caches}
-            self._read(ids, mask)
+    def _compact(self, tokens: Tensor, order: list[int], ended: list[bool], live: int) -> Tensor:
+        """Swap rows of the caches, and ``order``, so that those still going are the first ``live``; their tokens."""
+        holes = [i for i in range(live) if ended[order[i]]]
+        movers = [i for i in range(live, len(tokens)) if not ended[order[i]]]
+        sources, targets = holes + movers, movers + holes
+        for cache in self.caches.values():
+            cache.move(self._tensor(sources), self._tensor(targets))
+        tokens[targets] = tokens[sources]
+        moved = [order[i] for i in sources]
+        for i, row in zip(targets, moved, strict=True):
+            order[i] = row
+        return tokens[:live]
 
-    def _read(self, ids: Tensor, mask: Tensor) -> None:
-        """Feed columns to the model(s) and keep the float32 logits of the next token at the temperature."""
-        whole = mask if self.mask is None else torch.cat([self.mask, mask], 1)
-        self.ids = ids if self.ids is None else torch.cat([self.ids, ids], 1)
-        positions = (whole.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        logp = {}
-        for adapter_on, cache in self.caches.items():
-            with self._adapter(adapter_on):
-                out = self.policy.decoder(
-                    input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=cache, use_cache=True
-                )
-                logits = self.policy.head(out.last_hidden_state[:, -1]).float() / self.policy.temperature
-            if not torch.isfinite(logits).all():
-                raise TrainingError(
-                    "The model's logits are not finite: training has diverged. Lower the learning rate."
-                )
-            logp[adapter_on] = logits.log_softmax(-1)
-        self.mask, self.pending = whole, None
-        self.next_logits = (
-            geometric_mixture(logp[True], logp[False], mixture=self.mixture)
-            if len(logp) == 2
-            else next(iter(logp.values()))
-        )
+    def _catch_up(self, adapter: str, room: int) -> Tensor:
+        """Read what has not been read yet, then repeat; the logits of the next token, (B, V), float32."""
+        if adapter != self.reader:
+            self.caches = {on: RaggedCache() for on in self.weights}
+            self.read, self.reader = [0] * len(self.conversations), adapter
+        rows = list(range(len(self.conversations)))
+        columns = max(map(len, self.conversations)) + room
+        shared = common_prefix(self.conversations)
+        if not any(self.read) and len(rows) > 1 and shared > 0:  # such as a system prompt: read once
+            self._reserve(1, columns)
+            self._next_logits(slice(0, 1), self._tensor([self.conversations[0][:shared]]), [0])
+            self._select([0] * len(rows))
+            self.read = [shared] * len(rows)
+        pending = [tokens[start:] for tokens, start in zip(self.conversations, self.read, strict=True)]
+        self._reserve(len(rows), columns + max(map(len, pending)))
+        logits = torch.empty(0)
+        for part in batches(list(map(len, pending)), READ_TOKENS):
+            length = max(len(pending[row]) for row in part)
+            ids = self._tensor([pending[row] + [self.policy.pad] * (length - len(pending[row])) for row in part])
+            ends = self._tensor([len(pending[row]) - 1 for row in part])
+            at = slice(0, len(rows)) if len(part) == len(rows) else self._tensor(part)
+            new = self._next_logits(at, ids, [self.read[row] for row in part], ends=ends)
+            logits = logits if len(logits) else new.new_empty(len(rows), new.shape[1])
+            logits[at] = new
+        self.read = list(map(len, self.conversations))
+        if self.copies > 1:
+            index = [row for row in rows for _ in range(self.copies)]
+            self._select(index)
+            self.conversations = [list(self.conversations[row]) for row in index]
+            self.read, logits, self.copies = [self.read[row] for row in index], logits[index], 1
+        return logits
+
+    def _next_logits(
+        self, rows: Any, ids: Tensor, starts: list[int], decoding: bool = False, ends: Tensor | None = None
+    ) -> Tensor:
+        """Feed ids (B, T) to the model(s), from positions ``starts`` on; float32 logits, at the temperature, (B, V)."""
+        positions = self._tensor(starts)[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        forward = self.generator.decode if decoding else _forward
+        logits = {}
+        for on, cache in self.caches.items():
+            static = decoding and self.generator.compile
+            cache.point(rows, positions, cache.columns if static else max(starts) + ids.shape[1])
+            with self._adapter(on):
+                hidden = forward(self.policy.decoder, cache, ids, positions)
+            hidden = hidden[:, -1] if ends is None else hidden[torch.arange(len(ids), device=ids.device), ends]
+            logits[on] = self.policy.head(hidden).float() / self.policy.temperature
+        if len(logits) == 1:
+            return next(iter(logits.values()))
+        return geometric_mixture(logits[True].log_softmax(-1), logits[False].log_softmax(-1), mixture=self.mixture)
+
+    def _reserve(self, rows: int, columns: int) -> None:
+        for cache in self.caches.values():
+            cache.reserve(rows, columns)
+
+    def _select(self, rows: list[int]) -> None:
+        for cache in self.caches.values():
+            cache.select(self._tensor(rows))
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.policy.device)
 
     @contextmanager
     def _adapter(self, on: bool) -> Iterator[None]:
         if on:
-            with self.policy.acting(self.role):
-                yield
+            yield
         else:
             with self.policy.reference():
                 yield
+
+
+def _forward(decoder: Any, cache: RaggedCache, ids: Tensor, positions: Tensor) -> Tensor:
+    """Last hidden states (B, T, d); each token sees the columns of its own row up to its own position."""
+    dtype = decoder.get_input_embeddings().weight.dtype
+    hidden = torch.arange(cache.width, device=ids.device) > positions[:, None, :, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=ids.device).masked_fill_(hidden, torch.finfo(dtype).min)
+    out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+    return out.last_hidden_state
+
+
+def batches(lengths: list[int], tokens: int) -> list[list[int]]:
+    """Rows in batches of at most so many tokens, padding included; of similar length if there is more than one."""
+    if max(lengths) * len(lengths) <= tokens:
+        return [list(range(len(lengths)))]
+    parts: list[list[int]] = [[]]
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if parts[-1] and lengths[parts[-1][0]] * (len(parts[-1]) + 1) > tokens:
+            parts.append([])
+        parts[-1].append(row)
+    return parts
+
+
+def common_prefix(conversations: list[list[int]]) -> int:
+    """How many first tokens all share, leaving each at least one of its own."""
+    columns = list(zip(*conversations, strict=False))[:-1]
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), len(columns))

@@ -23,6 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm import embedded
 from llm.chat import Chat, Role
+from llm.linear import lighten
+from llm.logprobs import token_logprobs
+from llm.trunk import frozen_layers, read_lower, read_upper
 from slhf.errors import ConfigError, InvalidParameter, MissingResource, require_at_least
 
 Segment = tuple[list[int], Role | None]
@@ -121,6 +124,7 @@ class Policy:
     ) -> None:
         if not temperature > 0:
             raise InvalidParameter(f"The sampling temperature must be positive, got {temperature}.")
+        lighten(model)
         self.model = model.eval()  # no dropout: the reference and the policy differ by what is trained alone
         self.tokenizer = tokenizer
         self.chat = Chat(tokenizer)
@@ -226,21 +230,36 @@ class Policy:
             groups.append({"params": [p for _, p in self.trainable("follower")], "factor": follower_rate})
         return groups
 
-    def logprobs(self, batch: TokenBatch) -> Tensor:
+    def trunk(self, batch: TokenBatch) -> Tensor | None:
+        """What the layers below the first adapted one make of the batch, (batch, length, width); None without such.
+
+        It is the same for all roles and the reference; given to :meth:`logprobs`, it is not computed again.
+        """
+        count = frozen_layers(self.decoder)
+        return read_lower(self.decoder, batch.ids, count) if 0 < count < len(self.decoder.layers) else None
+
+    def logprobs(self, batch: TokenBatch, trunk: Tensor | None = None) -> Tensor:
         """log pi(token | all before it) of the scored tokens, float32, shape (batch, length), 0 elsewhere.
 
         One causal forward serves all roles that share an adapter. With ``sharing="two"`` each role reads the
         rows in which it has tokens; a role's log-probabilities carry gradient to its own adapter only.
+
+        Args:
+            batch: the conversations.
+            trunk: what :meth:`trunk` returned for this batch, or the same rows of it.
         """
+        if trunk is None:
+            trunk = self.trunk(batch)
         if self.sharing == "one" or self.adapter == REFERENCE:
-            return self._score(batch, batch.scored)
+            return self._score(batch, batch.scored, trunk)
         out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=self.device)
         for role, mask in batch.owners.items():
             index = mask.any(1).nonzero().squeeze(1)
             if len(index):
                 own = batch.rows(index)
+                lower = None if trunk is None else trunk[index, : own.ids.shape[1]]
                 with self.acting(role):
-                    scored = self._score(own, own.owners[role])
+                    scored = self._score(own, own.owners[role], lower)
                 out = out.index_add(0, index, pad(scored, (0, out.shape[1] - scored.shape[1])))
         return out
 
@@ -256,15 +275,20 @@ class Policy:
         else:
             self.model.save_pretrained(str(directory), selected_adapters=list(self._names))
 
-    def _score(self, batch: TokenBatch, chosen: Tensor) -> Tensor:
+    def _score(self, batch: TokenBatch, chosen: Tensor, trunk: Tensor | None) -> Tensor:
         """(batch, length): log-probabilities of the chosen tokens under whoever is active, 0 elsewhere.
 
-        Only chosen positions reach the vocabulary projection.
+        Only chosen positions reach the vocabulary projection. There is no attention mask: with padding on the
+        right, no token that counts sees any.
         """
-        hidden = self.decoder(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+        if trunk is None:
+            hidden = self.decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+        else:
+            hidden = read_upper(self.decoder, batch.ids, trunk, frozen_layers(self.decoder))
         chosen = chosen[:, 1:]
-        logits = self.head(hidden[:, :-1][chosen]).float() / self.temperature
-        picked = logits.gather(-1, batch.ids[:, 1:][chosen].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        picked = token_logprobs(
+            hidden[:, :-1][chosen], self.head.weight, self.head.bias, batch.ids[:, 1:][chosen], self.temperature
+        )
         out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=self.device)
         out[:, 1:][chosen] = picked
         return out
@@ -312,6 +336,11 @@ class Policy:
         ids = torch.tensor([[self.chat.eos, self.chat.eos]], device=self.device)
         with torch.no_grad():
             ours, theirs = self.head(self.decoder(input_ids=ids).last_hidden_state), causal(input_ids=ids).logits
+        if type(self.head) is not torch.nn.Linear:
+            raise ConfigError(
+                f"The output layer is a {type(self.head).__name__}; Policy.logprobs needs a plain linear layer. "
+                "Leave it out of lora.modules."
+            )
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
             raise ConfigError(
                 f"{type(causal).__name__} changes its logits after the output layer (scaling or soft-capping), "

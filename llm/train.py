@@ -169,7 +169,7 @@ def update(
     before = [p.detach().clone() for p in parameters]
 
     optimizer.zero_grad()
-    logp = policy.logprobs(experience.batch)
+    logp = policy.logprobs(experience.batch, experience.trunk)
     loss, metrics = implementation(spec).loss(spec, logp, experience)
     accelerator.backward(loss)
     norm = float(
