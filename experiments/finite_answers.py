@@ -225,13 +225,13 @@ def dpo_fixed_point(spec: OnlineDPO, game: PreferenceMatrix, reference: np.ndarr
     tau^2/4, so that a learning rate of 4/tau^2 is a stable one.
 
     Raises:
-        NotConverged: the sum is more than 1e-6 for some y after 20,000 steps.
+        NotConverged: the sum is more than 1e-6 for some y after 5,000 steps.
     """
     exact = replace(spec, learning_rate=4 / spec.tau**2)
-    policy = dynamics.run(exact, game, 20_000, record_every=20_000, leader_reference=reference).policies[-1]
+    policy = dynamics.run(exact, game, 5_000, record_every=5_000, leader_reference=reference).policies[-1]
     ratio = np.log(policy / reference)
     residual = float(np.abs((expit(spec.tau * (ratio[:, None] - ratio)) - game.p) @ policy).max())
     if residual > 1e-6:
-        certificate = Certificate(residual, residual, 20_000, "gradient descent")
+        certificate = Certificate(residual, residual, 5_000, "gradient descent")
         raise NotConverged(f"Online DPO's fixed point: residual {residual:.1e} > 1e-6.", policy, certificate)
     return policy

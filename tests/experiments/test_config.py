@@ -42,9 +42,9 @@ def test_several_values_make_every_combination():
 
 
 def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
-    games = [sweep.judge.matrix for sweep in load_sweep(FINITE)]
-    assert games == [str(HERE / "sweeps" / "games" / name) for name in ("condorcet.csv", "random5.csv")]
-    assert [sweep.judge.matrix for sweep in load_sweep(FINITE, ["judge.matrix=mine.csv"])] == ["mine.csv"]
+    games = [sweep.judge.matrix for sweep in load_sweep(FINITE, ["trained=one"])]
+    assert games == [str(HERE / "sweeps" / "games" / name) for name in ("condorcet.csv", "random5.csv", "winner.csv")]
+    assert {sweep.judge.matrix for sweep in load_sweep(FINITE, ["judge.matrix=mine.csv"])} == {"mine.csv"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_bad_override_is_named(override, message):
 
 def test_a_whole_path_wins_over_a_last_part():
     """Both the finite sweep and its model have a seed; the short key is the sweep's."""
-    (first, _) = load_sweep(FINITE, ["seed=3"])
+    first, *_ = load_sweep(FINITE, ["seed=3"])
     assert (first.seed, first.model.seed) == (3, 0)
 
 
