@@ -19,7 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from llm.algorithms import IMPLEMENTATIONS
-from llm.train import ModelConfig, TrainConfig
+from llm.config import ModelConfig, TrainConfig
 from slhf.algorithms import Algorithm
 from slhf.errors import ConfigError, require_at_least
 

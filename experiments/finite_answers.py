@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,16 @@ import numpy as np
 import torch
 from scipy.special import expit
 
+from experiments.cluster import Task
 from experiments.config import FiniteAnswersSweep, build_algorithm
 from llm import finite
 from llm.algorithms import check
+from llm.config import ModelConfig
+from llm.distributed import gathered, join
 from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA, Policy
 from llm.reward import LinearReward, fit_reward
-from llm.train import ModelConfig, train
+from llm.train import train
 from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.certificates import Certificate
 from slhf.errors import ConfigError, NotConverged
@@ -35,6 +41,25 @@ def run_sweep(sweeps: list[FiniteAnswersSweep], out: Path) -> dict[str, Any]:
     Raises:
         ConfigError: a file holds more than one game, or all pairs would be skipped.
     """
+    jobs, skipped = jobs_of(sweeps)
+    results = [run_game(spec, game, sweep, out / sweep.name) for spec, game, sweep in jobs]
+    return {"results": results, "skipped": skipped}
+
+
+def tasks(sweeps: list[FiniteAnswersSweep], out: Path) -> list[Task]:
+    """One task for each run that is not finished; raises what :func:`run_sweep` does."""
+    return [
+        (run.path.name, partial(run_game, spec, game, sweep, out / sweep.name))
+        for spec, game, sweep in jobs_of(sweeps)[0]
+        if not (run := open_run(spec, game, sweep, out / sweep.name)).finished
+    ]
+
+
+Job = tuple[Algorithm, PreferenceMatrix, FiniteAnswersSweep]
+
+
+def jobs_of(sweeps: list[FiniteAnswersSweep]) -> tuple[list[Job], list[dict[str, Any]]]:
+    """The pairs to train, and those to skip with the reason."""
     jobs, skipped = [], []
     for sweep in sweeps:
         game = PreferenceMatrix.load(sweep.judge.matrix)
@@ -50,17 +75,22 @@ def run_sweep(sweeps: list[FiniteAnswersSweep], out: Path) -> dict[str, Any]:
                 skipped.append({**describe_job(spec, sweep), "reason": str(error)})
     if not jobs:
         raise ConfigError(f"Nothing in this sweep has an exact solution: {skipped[0]['reason']}")
+    return jobs, skipped
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other on matrices this small."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads only wait for each other on matrices this small
+    torch.set_num_threads(1)
     try:
-        results = [run_game(spec, game, sweep, out / sweep.name) for spec, game, sweep in jobs]
-        return {"results": results, "skipped": skipped}
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
-def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> dict[str, Any]:
-    """Train ``spec`` with the game as judge and compare what was learned with what is optimal."""
+def open_run(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> Run:
+    """The run directory of ``spec`` on the game."""
     config = {
         "algorithm": {"name": spec.name, **asdict(spec)},
         "seed": sweep.seed,
@@ -68,8 +98,15 @@ def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep,
         "model": asdict(sweep.model),
         "train": asdict(sweep.train),
     }
-    run = Run.open(root, spec.name, config)
-    if not run.finished:
+    return Run.open(root, spec.name, config)
+
+
+@one_thread()
+def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> dict[str, Any]:
+    """Train ``spec`` with the game as judge and compare what was learned with what is optimal."""
+    processes = join(sweep.train.timeout_minutes)
+    run = processes.in_turn(lambda: open_run(spec, game, sweep, root))
+    if not processes.agree(run.finished):
         tokens = [f"answer_{i}" for i in range(game.n)]
         model = ModelConfig(
             name=str(run.path / "model"),
@@ -79,11 +116,17 @@ def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep,
             lora=None if sweep.model.trained == "all" else LoRA(rank=sweep.model.rank, modules=finite.MODULES),
             sharing="two" if sweep.model.trained == "two" else "one",
         )
-        finite.build_model(run.path / "model", tokens, sweep.model.seed)
+        if processes.first:
+            finite.build_model(run.path / "model", tokens, sweep.model.seed)
+        processes.wait()
         judge = MatrixJudge(game.p, tokens)
         reward = fit_all_pairs(judge, tokens) if isinstance(spec, RLOO) else None
         policy = train(spec, judge, [finite.PROMPT], run, model, sweep.train, sweep.seed, reward)
-        run.finish(compare(spec, game, policy, tokens))
+        with gathered(policy):
+            result = compare(spec, game, policy, tokens)
+        if processes.first:
+            run.finish(result)
+        processes.wait()
     return {**describe_job(spec, sweep), "labels": list(game.labels), **run.result()}
 
 
@@ -182,13 +225,13 @@ def dpo_fixed_point(spec: OnlineDPO, game: PreferenceMatrix, reference: np.ndarr
     tau^2/4, so that a learning rate of 4/tau^2 is a stable one.
 
     Raises:
-        NotConverged: the sum is more than 1e-6 for some y after 20,000 steps.
+        NotConverged: the sum is more than 1e-6 for some y after 5,000 steps.
     """
     exact = replace(spec, learning_rate=4 / spec.tau**2)
-    policy = dynamics.run(exact, game, 20_000, record_every=20_000, leader_reference=reference).policies[-1]
+    policy = dynamics.run(exact, game, 5_000, record_every=5_000, leader_reference=reference).policies[-1]
     ratio = np.log(policy / reference)
     residual = float(np.abs((expit(spec.tau * (ratio[:, None] - ratio)) - game.p) @ policy).max())
     if residual > 1e-6:
-        certificate = Certificate(residual, residual, 20_000, "gradient descent")
+        certificate = Certificate(residual, residual, 5_000, "gradient descent")
         raise NotConverged(f"Online DPO's fixed point: residual {residual:.1e} > 1e-6.", policy, certificate)
     return policy

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from experiments import report
+from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, build_algorithm
 from llm import checkpoint
+from llm.config import load_policy
 from llm.data import load_prompts
+from llm.distributed import join
 from llm.evaluate import bootstrap, round_robin
 from llm.generation import TransformersGenerator
 from llm.judges import ask
@@ -22,9 +26,9 @@ from llm.judges.attributes import AttributeJudge
 from llm.policy import default_device
 from llm.refine import refine
 from llm.reward import LinearReward, fit_reward
-from llm.train import load_policy, train
+from llm.train import train
 from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
-from slhf.errors import ConfigError
+from slhf.errors import ConfigError, RunError
 from slhf.runs import Run, derive_seed, write_json
 
 TITLES = {
@@ -67,25 +71,56 @@ class TrainedRun:
     title: str
 
 
-def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path:
-    """Train, evaluate and report; returns the report. Finished parts are not repeated."""
+def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
+    """Train, evaluate and report; returns the report. Finished parts are not repeated.
+
+    Several processes train together. Then the first evaluates and reports; the others return None.
+    """
+    check(sweeps)
     workplace = Workplace(out / sweeps[0].name)
-    evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
-    if len(evaluations) > 1:
-        raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
-    held_out_prompts(sweeps[0])  # before hours of training, not after
     runs = {}
     for sweep in sweeps:
         for entry in sweep.algorithms:
             trained = train_run(build_algorithm(entry), sweep, workplace)
             runs[trained.run.path] = trained
+    if not join(sweeps[0].train.timeout_minutes).first:
+        return None
     trained_runs = with_titles(list(runs.values()))
     evaluation = evaluate(trained_runs, sweeps[0], workplace)
     return report.write(workplace.root, trained_runs, evaluation)
 
 
-def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> TrainedRun:
-    """Train one algorithm unless its run directory says that it is finished."""
+def check(sweeps: list[LanguageModelSweep]) -> None:
+    """Before hours of training, not after: what the evaluation will need.
+
+    Raises:
+        ConfigError: the sweeps differ in what an evaluation must share, or too few prompts are held out.
+    """
+    evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
+    if len(evaluations) > 1:
+        raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
+    held_out_prompts(sweeps[0])
+
+
+def tasks(sweeps: list[LanguageModelSweep], out: Path) -> list[Task]:
+    """One task for each run that is not finished."""
+    check(sweeps)
+    workplace = Workplace(out / sweeps[0].name)
+    return [
+        (run.path.name, partial(train_task, spec, sweep, workplace))
+        for sweep in sweeps
+        for spec in map(build_algorithm, sweep.algorithms)
+        if not (run := open_run(spec, sweep, workplace.root)).finished
+    ]
+
+
+def train_task(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> None:
+    """``train_run`` in a process of its own, which the result would have to leave."""
+    train_run(spec, sweep, workplace)
+
+
+def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
+    """The run directory of ``spec``."""
     config = {
         "algorithm": {"name": spec.name, **asdict(spec)},
         "seed": sweep.seed,
@@ -96,13 +131,23 @@ def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) 
     }
     if isinstance(spec, RLOO):
         config["reward"] = asdict(sweep.reward)
-    run = Run.open(workplace.root, spec.name, config)
-    if not run.finished:
-        start = time.perf_counter()
-        prompts = load_prompts(sweep.prompts.source, "train")
-        reward = base_reward(sweep, workplace, run, prompts) if isinstance(spec, RLOO) else None
-        train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
-        run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
+    return Run.open(root, spec.name, config)
+
+
+def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> TrainedRun:
+    """Train one algorithm unless its run directory says that it is finished."""
+    processes = join(sweep.train.timeout_minutes)
+    run = processes.in_turn(lambda: open_run(spec, sweep, workplace.root))
+    if not processes.agree(run.finished):
+        with run.lock() if processes.first else nullcontext():
+            start = time.perf_counter()
+            prompts = load_prompts(sweep.prompts.source, "train")
+            reward = None
+            if isinstance(spec, RLOO):
+                reward = processes.in_turn(lambda: base_reward(sweep, workplace, run, prompts))
+            train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
+            if processes.first:
+                run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
     return TrainedRun(spec, sweep, run, TITLES[spec.name])
 
 
@@ -162,7 +207,10 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     jobs: list[tuple[str, Path | None, int]] = [("Base", None, settings.rounds)]
     for trained in runs:
         count = settings.rounds if isinstance(trained.spec, StackelbergGDA) else 1
-        jobs.append((trained.title, trained.run.path / checkpoint.NAME / "adapter", count))
+        saved = checkpoint.latest(trained.run.path)
+        if saved is None:
+            raise RunError(f"{trained.run.path} is finished but holds no checkpoint; move it away to train again.")
+        jobs.append((trained.title, saved / "adapter", count))
     answers = {
         title: held_out_answers(title, adapter, count, sweep, evaluation, prompts)
         for title, adapter, count in tqdm(jobs, desc="evaluation", unit="policy")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llm.train import ModelConfig
+from llm.config import ModelConfig
 from slhf import figures
 from slhf.algorithms import StackelbergGDA
 from slhf.runs import write_atomically, write_json

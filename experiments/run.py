@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import json
-import platform
 import sys
-import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -19,13 +17,11 @@ if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(HERE.parent))
 
-from experiments import finite_answers, language_models, report  # noqa: E402
-from experiments.config import FiniteAnswersSweep, LanguageModelSweep, load_sweep  # noqa: E402
+from experiments import cluster, finite_answers, language_models, plan, process, report  # noqa: E402
+from experiments.config import FiniteAnswersSweep, LanguageModelSweep, Sweep, load_sweep  # noqa: E402
 from llm import embedded  # noqa: E402
-from slhf.errors import SLHFError  # noqa: E402
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Options of glibc's mallopt(3)."""
+from llm.distributed import join  # noqa: E402
+from slhf.errors import ConfigError, SLHFError  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,12 @@ class Command:
       python experiments/run.py --set timescale=1,5,10
 
       python experiments/run.py experiments/sweeps/finite_answers.yaml --set judge.matrix=mine.csv
+
+      python experiments/run.py experiments/sweeps/qwen2.5-7b.yaml --plan
+
+      python experiments/run.py --set seed=0,1,2 --executor slurm --slurm partition=gpu,gpus=1,timeout_min=600
+
+      torchrun --nproc_per_node 4 experiments/run.py experiments/sweeps/qwen2.5-7b.yaml
     """
 
     sweep: tyro.conf.Positional[Path] = HERE / "sweeps" / "quickstart.yaml"
@@ -56,24 +58,35 @@ class Command:
     (train.steps), an algorithm's field (rloo.tau), or the last part alone where it is clear (steps)."""
     out: Path = Path("runs")
     """Where run directories and the report go."""
+    plan: bool = False
+    """Run nothing; print an estimate of memory and time for each run, on one 80 GB GPU."""
+    json: bool = False
+    """With --plan: print JSON instead of a table."""
+    executor: Literal["local", "slurm"] | None = None
+    """Make each run a job, on this machine or on a SLURM cluster, then one more for evaluation and report; wait for
+    all of them (Ctrl-C cancels them). Needs the package submitit."""
+    slurm: Annotated[str, tyro.conf.arg(metavar="KEY=VALUE[,KEY=VALUE...]")] = ""
+    """What each job asks SLURM for: partition=gpu,gpus=1,cpus=8,mem_gb=64,timeout_min=600 and so on."""
+    at_once: int | None = None
+    """With --executor: how many jobs may be waiting or running at a time; by default 1 on this machine and all of
+    them on a cluster."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, 1 after an error (one line on standard error), 130 when interrupted."""
     help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
     command = tyro.cli(Command, args=arguments, prog="python experiments/run.py", description=help_text)
-    quiet()
-    keep_memory()
+    process.prepare()
     try:
         embedded.refuse_foreign_llm()
         sweeps = load_sweep(command.sweep, command.set)
-        if isinstance(sweeps[0], FiniteAnswersSweep):
-            games = [sweep for sweep in sweeps if isinstance(sweep, FiniteAnswersSweep)]
-            print(json.dumps(finite_answers.run_sweep(games, command.out), indent=2))
+        check_options(command)
+        if command.plan:
+            print(show_plan(sweeps, command.json))
         else:
-            models = [sweep for sweep in sweeps if isinstance(sweep, LanguageModelSweep)]
-            path = language_models.run_sweep(models, command.out)
-            print(report.headline(path))
+            result = run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out)
+            if result is not None:
+                print(result)
     except SLHFError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -86,25 +99,60 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def keep_memory() -> None:
-    """Let glibc keep freed memory instead of returning it to the system after every step.
+def check_options(command: Command) -> None:
+    """Refuse options that would change nothing.
 
-    Training allocates and frees the same few hundred megabytes again and again; faulting them in anew costs
-    about a quarter of an update on a virtual machine.
+    Raises:
+        ConfigError: naming them.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
-            libc.mallopt(option, value)
+    if command.json and not command.plan:
+        raise ConfigError("--json goes with --plan.")
+    if command.slurm and command.executor != "slurm":
+        raise ConfigError("--slurm goes with --executor slurm.")
+    if command.at_once is not None and (command.executor is None or command.at_once < 1):
+        raise ConfigError("--at-once is a number of jobs, at least 1, and goes with --executor.")
 
 
-def quiet() -> None:
-    """Silence progress bars and deprecation chatter of libraries, which would tear our own bars apart."""
-    from transformers.utils import logging
+def run_here(sweeps: list[Sweep], out: Path) -> str | None:
+    """Train, evaluate and report, one run after another; returns what to print, None in all processes but the first."""
+    if isinstance(sweeps[0], FiniteAnswersSweep):
+        games = [sweep for sweep in sweeps if isinstance(sweep, FiniteAnswersSweep)]
+        results = finite_answers.run_sweep(games, out)
+        return json.dumps(results, indent=2) if join(games[0].train.timeout_minutes).first else None
+    path = language_models.run_sweep(language_model_sweeps(sweeps), out)
+    return None if path is None else report.headline(path)
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+def run_as_jobs(sweeps: list[Sweep], command: Command) -> str:
+    """The same with a job for each unfinished run, and one for the rest after them."""
+    kind, out = command.executor, command.out.resolve()
+    assert kind is not None
+    at_once = command.at_once or (1 if kind == "local" else None)
+    if isinstance(sweeps[0], FiniteAnswersSweep):
+        games = [sweep for sweep in sweeps if isinstance(sweep, FiniteAnswersSweep)]
+        tasks = finite_answers.tasks(games, out)
+    else:
+        tasks = language_models.tasks(language_model_sweeps(sweeps), out)
+    executor = cluster.make_executor(kind, out / "jobs", cluster.parse_parameters(command.slurm))
+    cluster.run_jobs(tasks, executor, cluster.POLL_SECONDS[kind], at_once)
+    last: list[cluster.Task] = [("evaluation and report", partial(run_here, sweeps, out))]
+    return cluster.run_jobs(last, executor, cluster.POLL_SECONDS[kind])[0]
+
+
+def show_plan(sweeps: list[Sweep], as_json: bool) -> str:
+    """The estimates of all runs, as a table or JSON."""
+    estimates = plan.plan(language_model_sweeps(sweeps))
+    if as_json:
+        return json.dumps([estimate.to_json() for estimate in estimates], indent=2)
+    return plan.table(estimates)
+
+
+def language_model_sweeps(sweeps: list[Sweep]) -> list[LanguageModelSweep]:
+    """The sweeps, which must all be of that kind."""
+    found = [sweep for sweep in sweeps if isinstance(sweep, LanguageModelSweep)]
+    if len(found) < len(sweeps):
+        raise ConfigError("--plan is for sweeps of kind language_model; finite answers fit on any machine.")
+    return found
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from llm.chat import Chat, Role
-from llm.generation import Generator, Session
+from llm.generation import Generator, Sample, Session
 from llm.judges import Judge, ask
+from llm.microbatch import logprobs, read_trunk
 from llm.policy import Policy, Segment, Sharing, TokenBatch
 from slhf.runs import derive_seed
 from slhf.signals import leave_one_out
@@ -47,8 +48,19 @@ class Experience:
     """At which step of the run."""
     sharing: Sharing = "one"
     """Whether the roles share their parameters."""
+    replies: int = 1
+    """m, how many replies to one answer are compared with it; they are in adjacent conversations."""
+    sampled: Tensor | None = None
+    """(R, T), the sampler's own log-probability of each scored token, 0 elsewhere; None if it was not recorded."""
+    generated: int = 0
+    """Tokens sampled for it, opponents' answers included; 0 if that was not recorded."""
     trunk: Tensor | None = None
     """(R, T, d), what ``policy.trunk`` made of the batch, for ``policy.logprobs``; None if the model has none."""
+
+    @property
+    def compared(self) -> bool:
+        """Whether two answers were compared, so that the signal is a preference and not a reward."""
+        return len(self.texts) > 2
 
     def of(self, role: Role, x: Tensor) -> Tensor:
         """(R, T) -> (B, T): the rows that hold the role's tokens, with 0 for all other tokens."""
@@ -71,6 +83,8 @@ class Collector:
     run_seed: int
     reward: Reward | None = None
     """Only RLOO reads it."""
+    tokens_per_micro_batch: int | None = None
+    """How many tokens the reference reads at a time; null for all."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time spent per phase since the loop last cleared it."""
 
@@ -95,6 +109,8 @@ class Collector:
         texts: Texts,
         signal: Callable[[Texts], np.ndarray],
         step: int,
+        samples: Mapping[str, Sequence[Sample]] | None = None,
+        replies: int = 1,
         session: Session | None = None,
     ) -> Experience:
         """Judge the texts and read the conversations with the reference.
@@ -104,17 +120,28 @@ class Collector:
             texts: what to judge.
             signal: gives the judge's preferences or rewards, (B,).
             step: of the run.
+            samples: by role, the B samples of the conversations; what else was sampled, under any other name.
+            replies: m, see :class:`Experience`.
             session: where they were sampled; its trunk is used if it has one.
         """
         with self.phase("judge"):
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
-        with self.phase("reference"), torch.no_grad(), self.policy.reference():
+        with self.phase("reference"), self.policy.reference():
             batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
             rows = [[token for ids, _ in segments for token in ids] for segments in conversations]
             trunk = session.trunk(rows) if session is not None else None
-            trunk = self.policy.trunk(batch) if trunk is None else trunk
-            reference = self.policy.logprobs(batch, trunk)
-        return Experience(batch, reference, judged, texts, step, self.policy.sharing, trunk)
+            if trunk is None:
+                trunk = read_trunk(self.policy, batch, self.tokens_per_micro_batch)
+            reference = logprobs(self.policy, batch, self.tokens_per_micro_batch, trunk)
+        whole = Experience(batch, reference, judged, texts, step, self.policy.sharing, replies, trunk=trunk)
+        if samples is None:
+            return whole
+        sampled = torch.zeros_like(reference)
+        for role, mask in batch.owners.items():
+            sampled[mask] = torch.tensor([p for y in samples[role] for p in y.logprobs], device=sampled.device)
+        # by identity: an answer is in as many conversations as it has replies
+        distinct = {id(y): len(y.ids) for group in samples.values() for y in group}
+        return replace(whole, sampled=sampled, generated=sum(distinct.values()))
 
 
 def two_role_rows(

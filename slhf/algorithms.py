@@ -120,7 +120,8 @@ class NashMD(Algorithm):
     mixture: float = 0.125
     """Weight of the *reference* in the geometric mixture the opponent samples from; 0 is self-play."""
     samples: int = 1
-    """k, answers per prompt; 2 or more use leave-one-out baselines, 1 uses 1/2."""
+    """k, answers per prompt; 2 or more use leave-one-out baselines, 1 uses 1/2. As mirror descent: answers of the
+    mixture to play against."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,15 @@ class SPPO(Algorithm):
 class OMWU(Algorithm):
     """Optimistic multiplicative weights (arXiv 1807.04252; on language models ONPO, arXiv 2502.16852).
 
-    Multiplicative weights that expect the next opponent to be the last one; no KL price.
+    Multiplicative weights that expect the next opponent to be the last one; no KL price. ONPO is the same two
+    steps, fitted by regression; the projected form is OGDA.
     """
 
     name: ClassVar[str] = "omwu"
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 1}
+
+    samples: int = 1
+    """k, answers to play against per step when sampling; win rates are their means."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +180,12 @@ class INPO(Algorithm):
 
     name: ClassVar[str] = "inpo"
     NON_NEGATIVE: ClassVar[tuple[str, ...]] = ("tau",)
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 1}
 
     tau: float = 0.1
     """tau, the price of the KL to the reference."""
+    samples: int = 1
+    """k, answers to play against per step when sampling; win rates are their means."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +209,12 @@ class MMD(Algorithm):
 
     name: ClassVar[str] = "mmd"
     POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
+    COUNTS: ClassVar[dict[str, int]] = {"samples": 1}
 
     tau: float = 0.1
     """tau (the paper's alpha), the price of the KL to the magnet."""
+    samples: int = 1
+    """k, answers to play against per step when sampling; win rates are their means."""
 
 
 @dataclass(frozen=True)
@@ -211,12 +223,14 @@ class MPO(Algorithm):
 
     name: ClassVar[str] = "mpo"
     POSITIVE: ClassVar[tuple[str, ...]] = ("learning_rate", "tau")
-    COUNTS: ClassVar[dict[str, int]] = {"period": 1}
+    COUNTS: ClassVar[dict[str, int]] = {"period": 1, "samples": 1}
 
     tau: float = 0.1
     """tau (the paper's alpha), the price of the KL to the magnet."""
     period: int = 100
     """Steps between moves of the magnet to the present policy."""
+    samples: int = 1
+    """k, answers to play against per step when sampling; win rates are their means."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Certificate:
-    """Evidence that comes with a solution of a (batch of) game(s) with batch shape ``...``.
+    """Evidence that comes with a solution of a (batch of) game(s) with batch shape ``...``, in its kind of array.
 
     Attributes:
         gap: ``(...)``, an upper bound on how far the objective is from its optimum, >= 0 up to
@@ -29,13 +27,13 @@ class Certificate:
 
     def worst(self) -> float:
         """The largest gap in the batch."""
-        return float(np.max(self.gap))
+        return float(self.gap.max() if hasattr(self.gap, "max") else self.gap)
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and lists, for ``json.dumps``."""
 
         def plain(value: Any) -> Any:
-            return np.asarray(value).tolist()
+            return value.tolist() if hasattr(value, "tolist") else value
 
         return {
             "gap": plain(self.gap),

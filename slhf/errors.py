@@ -77,12 +77,12 @@ class RunError(SLHFError, RuntimeError):
 
 
 def require_at_least(config: object, **least: float) -> None:
-    """Check fields of a configuration object: ``require_at_least(self, steps=1)``.
+    """Check fields of a configuration object: ``require_at_least(self, steps=1)``. None passes.
 
     Raises:
         InvalidParameter: naming the field, its value and its least value.
     """
     for name, bound in least.items():
         value = getattr(config, name)
-        if value < bound:
+        if value is not None and value < bound:
             raise InvalidParameter(f"{type(config).__name__}.{name} = {value}: must be at least {bound}.")

@@ -2,16 +2,22 @@
 
 A run is a directory named by the hash of its configuration. It holds ``manifest.json`` (configuration
 and environment), ``metrics.jsonl`` (one object a step) and, once the run is complete, ``finished.json``.
+Whatever is written is on the disk before the next thing is written, so that neither a killed process nor a
+power failure leaves a checkpoint whose metrics are missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
+import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +26,9 @@ from typing import Any
 from slhf.errors import RunError
 
 PACKAGES = ("slhf", "numpy", "scipy", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+
+_HELD: set[Path] = set()
+"""Locks that this process holds."""
 
 
 def content_hash(config: Any) -> str:
@@ -46,6 +55,43 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold ``path``: the contents of a file, the names in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_directory(target: Path, fill: Callable[[Path], None]) -> None:
+    """Make the directory ``target`` with what ``fill`` writes into the path it is given; all of it or none.
+
+    An older ``target`` is replaced; a crash between its removal and the renaming leaves neither.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    remove_directory(temporary)
+    temporary.mkdir()
+    fill(temporary)
+    for path in [*temporary.rglob("*"), temporary]:
+        sync(path)
+    remove_directory(target)
+    temporary.rename(target)
+    sync(target.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory if it is there; a crash may leave ``.NAME.removed``, never part of it under its own name."""
+    doomed = path.with_name(f".{path.name.lstrip('.')}.removed")
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    if path.exists():
+        path.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -114,10 +160,54 @@ class Run:
         """What :meth:`finish` was given."""
         return json.loads((self.path / "finished.json").read_text(encoding="utf-8"))
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Within this context no other process may work in the directory; the system frees it when we die.
+
+        The process that holds it may take it again.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        import fcntl  # not at the top: Windows has none, and only training needs it
+
+        path = (self.path / ".lock").resolve()
+        if path in _HELD:
+            yield
+            return
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path} is in use by {file.read() or 'another process'}. "
+                    "Wait for it or end it, then start this command again: it goes on from the last checkpoint."
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            _HELD.add(path)
+            try:
+                yield
+            finally:
+                _HELD.remove(path)
+
     def log(self, metrics: dict[str, Any], file: str = "metrics.jsonl") -> None:
-        """Append one line to ``metrics.jsonl`` (or another log); ``metrics["step"]`` says whose it is."""
+        """Append one line to ``metrics.jsonl`` (or another log); ``metrics["step"]`` says whose it is.
+
+        Raises:
+            RunError: a number is NaN or infinite, which JSON cannot hold.
+        """
+        try:
+            line = json.dumps(metrics, allow_nan=False)
+        except ValueError:
+            bad = [key for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
+            raise RunError(f"Step {metrics.get('step')}: {', '.join(bad)} of {file} is not finite.") from None
         with (self.path / file).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(metrics) + "\n")
+            log.write(line + "\n")
+            log.flush()
+            os.fsync(log.fileno())
 
     def metrics(self, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """All lines of a log, oldest first."""
@@ -128,7 +218,18 @@ class Run:
         """Forget what the logs say of ``step`` and later, which a resumed run is about to log again.
 
         A last line cut off by a crash belongs to such a step and is dropped with them.
+
+        Raises:
+            RunError: ``metrics.jsonl`` does not hold every step before ``step`` once.
         """
+        for leftover in self.path.glob(".*.tmp"):  # of `write_atomically`, by a process that was killed
+            if leftover.is_file():
+                leftover.unlink()
         for path in self.path.glob("*.jsonl"):
             lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
             write_atomically(path, "".join(line for line in lines if json.loads(line)["step"] < step))
+        if [row["step"] for row in self.metrics()] != list(range(step)):
+            raise RunError(
+                f"{self.path / 'metrics.jsonl'} does not hold steps 0 to {step - 1} once each, though the checkpoint "
+                f"comes after step {step - 1}. Move {self.path} away to start anew."
+            )

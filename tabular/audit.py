@@ -74,6 +74,7 @@ class Verdict:
         searched: how many profiles were looked at.
         applied: to how many of them the axiom applied, with unique answers.
         counterexample: the smallest found, or None.
+        smallest: whether all profiles up to the counterexample's numbers of alternatives and voters were tried.
     """
 
     rule: str
@@ -81,11 +82,22 @@ class Verdict:
     searched: int
     applied: int
     counterexample: Counterexample | None
+    smallest: bool = False
+
+    @property
+    def summary(self) -> str:
+        """In a few words."""
+        found = self.counterexample
+        if found is None:
+            return f"none in {self.applied:,}"
+        fewer = "" if self.smallest else " or fewer"
+        return f"fails: {found.alternatives} alternatives, {found.voters} voters{fewer}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``; probabilities as fractions in text."""
         found = self.counterexample
-        head = {"rule": self.rule, "axiom": self.axiom, "searched": self.searched, "applied": self.applied}
+        head: dict[str, Any] = {"rule": self.rule, "axiom": self.axiom, "searched": self.searched}
+        head |= {"applied": self.applied, "smallest": self.smallest}
         if found is None:
             return head | {"counterexample": None}
         profile = [[{"count": c, "ranking": r.split(" > ")} for c, r in part] for part in found.electorates]
@@ -115,13 +127,15 @@ def audit(rule: str, axiom: str, games: int = 20_000, seed: int = 0) -> Verdict:
     searched = applied = 0
     n = SMALL_SIZES[-1]
     rng = np.random.default_rng([seed, list(AXIOMS).index(axiom)])
-    randoms = (random_profiles(AXIOMS[axiom], n, min(CHUNK, games - k), rng) for k in range(0, games, CHUNK))
-    for counts in chain(small_profiles(AXIOMS[axiom]), randoms):
+    small = ((True, counts) for counts in small_profiles(AXIOMS[axiom]))
+    sizes = [min(CHUNK, games - k) for k in range(0, games, CHUNK)]
+    large = ((False, random_profiles(AXIOMS[axiom], n, count, rng)) for count in sizes)
+    for exhaustive, counts in chain(small, large):
         applies, broken = examine(RULES[rule], AXIOMS[axiom], counts)
         searched, applied = searched + len(counts), applied + int(applies.sum())
         if broken.any():
             found = min((shrink(rule, axiom, c) for c in _smallest(counts[broken])), key=_size)
-            return Verdict(rule, axiom, searched, applied, explain(rule, axiom, found))
+            return Verdict(rule, axiom, searched, applied, explain(rule, axiom, found), exhaustive)
     return Verdict(rule, axiom, searched, applied, None)
 
 
@@ -201,7 +215,10 @@ def shrink(rule: str, axiom: str, counts: Ints) -> Ints:
 
 
 def _smaller(counts: Ints, electorates: int) -> Iterator[Ints]:
-    """Batches of profiles a little smaller than this one, the smallest first."""
+    """Batches of profiles a little smaller than this one, to be tried in turn.
+
+    One alternative, two voters or one voter fewer; two voters fewer and one who votes otherwise; one group fewer.
+    """
     parts = counts.reshape(electorates, -1)
     n = size(parts)
     if n > 2:
@@ -210,8 +227,10 @@ def _smaller(counts: Ints, electorates: int) -> Iterator[Ints]:
     held = np.flatnonzero(counts)
     units = np.eye(len(counts), dtype=np.int64)
     pairs = [units[i] + units[j] for i, j in combinations_with_replacement(held, 2)]
+    triples = [pair + units[i] for pair in pairs for i in held]
+    swaps = [triple - units[j] for triple in triples for j in range(len(counts))]
     moves = [units[i] * counts[i] - units[j] * counts[i] for i in held for j in held if i != j]
-    for removed in (pairs, [units[i] for i in held], moves):
+    for removed in (pairs, [units[i] for i in held], swaps, moves):
         candidates = counts - np.array(removed, dtype=np.int64).reshape(-1, len(counts))
         voters = candidates.reshape(len(candidates), electorates, -1).sum(-1)
         candidates = candidates[np.all(candidates >= 0, axis=1) & np.all(voters > 0, axis=1)]

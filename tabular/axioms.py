@@ -199,6 +199,7 @@ class Axiom:
 
     Attributes:
         title: its name.
+        definition: what it asks for.
         cases: all :class:`Case`s for n alternatives.
         most_voters: up to how many voters all profiles of each number of alternatives are searched.
         electorates: 2 for an axiom about pairs of profiles.
@@ -206,6 +207,7 @@ class Axiom:
     """
 
     title: str
+    definition: str
     cases: Callable[[int], list[Case]]
     most_voters: tuple[int, ...] = (9, 5)
     electorates: int = 1
@@ -333,21 +335,44 @@ def _reinforcement(n: int) -> list[Case]:
 AXIOMS = {
     "condorcet-winner": Axiom(
         "Condorcet winner",
+        "who beats every other gets everything",
         _about_one(lambda c: social_choice.condorcet_winner(_shares(c)), "{} beats every other", must_win=True),
     ),
     "condorcet-loser": Axiom(
         "Condorcet loser",
+        "who loses to every other gets nothing",
         _about_one(lambda c: social_choice.condorcet_loser(_shares(c)), "{} loses to every other", must_win=False),
     ),
     "smith": Axiom(
         "Smith",
+        "outside the smallest set that beats all others, nobody gets anything",
         _about_one(lambda c: ~social_choice.smith_set(_shares(c)), "{} is outside the Smith set", must_win=False),
     ),
-    "majority": Axiom("majority", _about_one(_majority, "More than half of the voters rank {} first", must_win=True)),
-    "pareto": Axiom("Pareto", _about_one(_dominated, "All voters agree on one better than {}", must_win=False)),
-    "monotonicity": Axiom("monotonicity", _monotonicity),
-    "clones": Axiom("independence of clones", _clones, (9, 9), domains=_clone_domains),
-    "iia": Axiom("IIA", _iia),
-    "reinforcement": Axiom("reinforcement", _reinforcement, (10, 4), electorates=2),
-    "determinism": Axiom("determinism", _determinism),
+    "majority": Axiom(
+        "majority",
+        "who is first for more than half of the voters gets everything",
+        _about_one(_majority, "More than half of the voters rank {} first", must_win=True),
+    ),
+    "pareto": Axiom(
+        "Pareto",
+        "who is below the same other for all voters gets nothing",
+        _about_one(_dominated, "All voters agree on one better than {}", must_win=False),
+    ),
+    "monotonicity": Axiom("monotonicity", "who is raised by one place in one ballot does not get less", _monotonicity),
+    "clones": Axiom(
+        "independence of clones",
+        "of alternatives adjacent in all ballots all but one can go: the others get the same",
+        _clones,
+        (9, 9),
+        domains=_clone_domains,
+    ),
+    "iia": Axiom("IIA", "who gets nothing can be dropped, and the answer stays (contraction, Nash 1950)", _iia),
+    "reinforcement": Axiom(
+        "reinforcement",
+        "what two electorates both answer is an answer of their union",
+        _reinforcement,
+        (10, 4),
+        electorates=2,
+    ),
+    "determinism": Axiom("determinism", "a unique answer is one alternative", _determinism),
 }

@@ -16,25 +16,82 @@ from scipy.special import log_softmax, logsumexp
 
 from slhf.certificates import Certificate
 from slhf.errors import NotConverged
+from tabular.interior_point import central_lottery, polish
+from tabular.pivoting import SMALLEST_PROBABILITY, compiled, pivoted_lotteries
 from tabular.policies import Array
 
 TOLERANCE = 1e-9
 """Largest exploitability of an accepted lottery, relative to the game's largest margin."""
-ROUNDING = 1e-12
-"""Probabilities below it in the solution of a linear program are zeros with rounding errors."""
+CLEAR = 1e-6
+"""Probabilities and slacks of a central lottery that are surely positive; up to ``TOLERANCE`` they are surely 0."""
 MAX_ITERATIONS = 500
+LARGEST_PIVOTED = 500
+"""Pivots cost n^2 each and about n^1.5 are needed; interior-point steps cost n^3, and about 17 are needed."""
 
 
-def any_lottery(margins: Array) -> tuple[Array, float, int]:
-    """A vertex of the lotteries of ``margins`` ``(n, n)``: its logs, its residual, and the LP's iterations."""
+def any_lotteries(margins: Array) -> tuple[Array, Certificate, NDArray[np.bool_]]:
+    """A lottery of each game of ``margins`` ``(games, n, n)``, and what it is worth.
+
+    Principal pivoting finds it (a vertex of the lotteries), or beyond ``LARGEST_PIVOTED`` alternatives an
+    interior-point method (a lottery inside them, where there are several). Where that does not prove
+    its answer to ``TOLERANCE``, a linear program is solved; the certificate's ``method`` says for how many games.
+
+    Returns:
+        policies ``(games, n)``, their certificate, and which of them are within ``TOLERANCE``.
+    """
+    games, n = margins.shape[:-1]
+    if n <= LARGEST_PIVOTED:
+        method = "principal pivoting"
+        policies, iterations = pivoted_lotteries(margins)
+    else:
+        method = "interior point"
+        policies, iterations = np.empty((games, n)), np.empty(games, dtype=np.int_)
+        for game, A in enumerate(margins):
+            x, w, steps = central_lottery(A)
+            policies[game], iterations[game] = polish(A, np.where(x > w, x, 0)), steps
+    gap, residual, proved = exploitability(margins, policies)
+    if not proved.all():
+        method += f", linear program for {games - proved.sum()} of {games} games"
+        for index in np.flatnonzero(~proved):
+            policies[index], iterations[index] = _minimax_program(margins[index])
+        gap, residual, proved = exploitability(margins, policies)
+    return policies, Certificate(gap, residual, iterations, method), proved
+
+
+def exploitability(margins: Array, policies: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """``(games,)`` each: what the best opponent gains, the same less what the worst action played earns, both small.
+
+    As E_pi A pi = 0, the second is the larger of the two. Both are infinite for what is no policy (NaNs, say).
+    """
+    gap, residual, largest = np.empty((3, len(margins)))
+    _exploitability(margins, policies, gap, residual, largest)
+    return gap, residual, residual <= TOLERANCE * largest
+
+
+@compiled
+def _exploitability(margins, policies, gap, residual, largest):  # type: ignore[no-untyped-def]
+    """Fill in the last three: for many small games array operations would take longer than solving them."""
+    for game in range(len(margins)):
+        best, worst, scale, total = -np.inf, np.inf, 0.0, 0.0
+        for i in range(policies.shape[1]):
+            advantage = 0.0
+            for j in range(policies.shape[1]):
+                advantage += margins[game, i, j] * policies[game, j]
+                scale = max(scale, abs(margins[game, i, j]))
+            best = max(best, advantage)
+            if policies[game, i] != 0:
+                worst = min(worst, advantage)
+            total += abs(policies[game, i])
+        is_policy = abs(total - 1) <= TOLERANCE and policies[game].min() >= 0
+        largest[game] = scale
+        gap[game], residual[game] = (best, best - worst) if is_policy else (np.inf, np.inf)
+
+
+def _minimax_program(margins: Array) -> tuple[Array, int]:
+    """The lottery that minimises the best opponent's gain v, by HiGHS, and its iterations."""
     n = len(margins)
     scale = np.abs(margins).max() or 1.0
-    # min v subject to A pi <= v
-    policy, iterations = _linear_program(np.append(np.zeros(n), 1), np.c_[margins / scale, -np.ones(n)], n)
-    advantage = margins @ policy
-    residual = float(advantage.max() - advantage[policy > 0].min())
-    with np.errstate(divide="ignore"):
-        return np.log(policy), residual, iterations
+    return _linear_program(np.append(np.zeros(n), 1), np.c_[margins / scale, -np.ones(n)], n)
 
 
 def _linear_program(cost: Array, upper: Array, n: int) -> tuple[Array, int]:
@@ -52,7 +109,7 @@ def _linear_program(cost: Array, upper: Array, n: int) -> tuple[Array, int]:
     if result.status != 0:
         certificate = Certificate(np.inf, np.inf, int(result.nit), "linear program")
         raise NotConverged(f"The linear program of a maximal lottery failed: {result.message}", None, certificate)
-    policy = np.where(result.x[:n] > ROUNDING, result.x[:n], 0)
+    policy = np.where(result.x[:n] > SMALLEST_PROBABILITY, result.x[:n], 0)
     return policy / policy.sum(), int(result.nit)
 
 
@@ -60,12 +117,16 @@ def essential_set(margins: Array) -> NDArray[np.bool_]:
     """``(n,)``: True for the actions that some lottery plays.
 
     By Tucker's theorem (1956) a skew-symmetric A has a lottery with pi_i > (A pi)_i for every i: it plays
-    every action that any lottery plays, and loses strictly to no other. A linear program finds the
-    lottery for which the least of these differences is largest.
+    every action that any lottery plays, and loses strictly to no other. The interior-point method ends at one.
+    Where its differences are too small to tell, a linear program finds the lottery for which the least of them is
+    largest.
 
     Raises:
         NotConverged: that least difference is too small to trust.
     """
+    x, w, _ = central_lottery(margins)
+    if np.all((np.maximum(x, w) >= CLEAR) & (np.minimum(x, w) <= TOLERANCE)):
+        return x > w
     n = len(margins)
     A = margins / (np.abs(margins).max() or 1.0)
     upper = np.r_[np.c_[A, np.zeros(n)], np.c_[A - np.eye(n), np.ones(n)]]
@@ -82,8 +143,17 @@ def essential_set(margins: Array) -> NDArray[np.bool_]:
     return policy > slack
 
 
-def max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
-    """The lottery nearest to the reference in KL(pi || pi_ref): its logs, its residual, and the iterations.
+def max_entropy_lotteries(margins: Array, log_ref: Array) -> tuple[Array, Certificate, NDArray[np.bool_]]:
+    """The lottery of each game nearest to its reference in KL(pi || pi_ref): logs; the rest as above."""
+    found = [_max_entropy(A, ref) for A, ref in zip(margins, log_ref, strict=True)]
+    log_policies, residuals, iterations = (np.array(part) for part in zip(*found, strict=True))
+    gap = np.matmul(margins, np.exp(log_policies)[..., None])[..., 0].max(-1)
+    proved = np.maximum(gap, residuals) <= TOLERANCE * np.abs(margins).max((-2, -1))
+    return log_policies, Certificate(gap, residuals, iterations, "projected newton"), proved
+
+
+def _max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
+    """One game's logs, residual and iterations.
 
     On the essential set E the constraints A pi <= 0 are equalities. Their multipliers ``m`` (free on E, not
     negative elsewhere) give pi ~ pi_ref exp(A m) on E, and minimise logsumexp_E(log pi_ref + A m),
@@ -155,30 +225,59 @@ def as_fractions(p: Array) -> list[list[Fraction]]:
 def exact(p: Array) -> list[Fraction]:
     """A lottery of one preference matrix ``(n, n)`` in rational arithmetic, with A pi <= 0 verified.
 
-    The simplex method on max sum(x) subject to (A + c) x <= 1 and x >= 0, for c > max |A|; then
-    pi = x / sum(x). It starts from the basis that the floating-point lottery suggests, which is nearly
-    always optimal already, or from scratch where that is infeasible.
+    The floating-point lottery suggests which actions are played; where A_SS pi = 0 then has one solution only, that
+    is it, nearly always. If not, the simplex method solves max sum(x) subject to (A + c) x <= 1 and x >= 0, for
+    c > max |A|, and pi = x / sum(x). It starts from the basis that the floating-point lottery suggests, or from
+    scratch where that is infeasible.
     """
     margins = as_fractions(p)
     common = math.lcm(*(entry.denominator for row in margins for entry in row))
     payoff = np.array([[int(entry * common) for entry in row] for row in margins], dtype=object)
-    start = _Tableau(payoff + (np.abs(payoff).max() + 1))
-    x = (start.suggested(p - 0.5) or start).optimum()
-    policy = [Fraction(entry, sum(x)) for entry in x]
-    # The proof, independent of how the policy was found.
-    optimal = all(sum(a * q for a, q in zip(row, policy, strict=True)) <= 0 for row in margins)
-    if not (optimal and min(policy) >= 0 and sum(policy) == 1):
-        failed = Certificate(np.inf, np.inf, 0, "rational simplex")
-        raise NotConverged("The rational simplex method did not reach a lottery.", policy, failed)
-    return policy
+    suggestion = any_lotteries(p[None] - 0.5)[0][0]
+    x = _kernel(payoff, np.flatnonzero(suggestion))
+    if not _is_lottery(payoff, x):
+        start = _Tableau(payoff + (np.abs(payoff).max() + 1))
+        x = (start.suggested(p - 0.5, suggestion) or start).optimum()
+        if not _is_lottery(payoff, x):
+            failed = Certificate(np.inf, np.inf, 0, "rational simplex")
+            raise NotConverged("The rational simplex method did not reach a lottery.", x, failed)
+    return [Fraction(entry, sum(x)) for entry in x]
+
+
+def _is_lottery(payoff: NDArray[np.object_], x: list[int]) -> bool:
+    """The proof, independent of how ``x`` was found: A x <= 0, x >= 0 and x not 0, in integers."""
+    return min(x) >= 0 and sum(x) > 0 and max(payoff @ np.array(x, dtype=object)) <= 0
+
+
+def _kernel(payoff: NDArray[np.object_], played: NDArray[np.intp]) -> list[int]:
+    """Integers x, 0 outside ``played``, that solve A_SS x = 0 if that determines them up to a factor; else zeros."""
+    *others, last = played
+    system, d = payoff[np.ix_(others, played)], 1
+    for i in range(len(others)):
+        row = next((k for k in range(i, len(others)) if system[k, i] != 0), None)
+        if row is None:
+            return [0] * len(payoff)
+        system[[i, row]] = system[[row, i]]
+        system, d = _eliminate(system, i, i, d), system[i, i]
+    x = np.zeros(len(payoff), dtype=object)
+    x[last] = d
+    x[others] = -system[:, -1]
+    return [int(entry) * (1 if d > 0 else -1) for entry in x]
+
+
+def _eliminate(T: NDArray[np.object_], row: int, column: int, d: int) -> NDArray[np.object_]:
+    """Clear ``column`` of T, an integer matrix over the common denominator ``d``, except in ``row``.
+
+    The new common denominator is the pivot, T[row, column], so that each division is exact (Edmonds 1967).
+    """
+    kept = T[row].copy()
+    T = (kept[column] * T - np.outer(T[:, column], kept)) // d
+    T[row] = kept
+    return T
 
 
 class _Tableau:
-    """The simplex tableau of max sum(x), M x + s = 1, for an integer matrix M, in integers.
-
-    Every entry is an integer over the common denominator ``d``, the last pivot, so that each division
-    is exact (Edmonds 1967).
-    """
+    """The simplex tableau of max sum(x), M x + s = 1, for an integer matrix M, in integers over ``d``."""
 
     def __init__(self, matrix: NDArray[np.object_]) -> None:
         n = len(matrix)
@@ -188,14 +287,13 @@ class _Tableau:
         self.T = np.r_[self.T, np.array([[-1] * n + [0] * (n + 1)], dtype=object)]
 
     def pivot(self, row: int, column: int) -> None:
-        pivot, kept = self.T[row, column], self.T[row].copy()
-        self.T = (pivot * self.T - np.outer(self.T[:, column], kept)) // self.d
-        self.T[row], self.d, self.basis[row] = kept, pivot, column
+        pivot = self.T[row, column]
+        self.T = _eliminate(self.T, row, column, self.d)
+        self.d, self.basis[row] = pivot, column
 
-    def suggested(self, margins: Array) -> _Tableau | None:
+    def suggested(self, margins: Array, policy: Array) -> _Tableau | None:
         """A copy at the basis of the floating-point lottery, or None where that is not feasible."""
         guess = copy.deepcopy(self)
-        policy = np.exp(any_lottery(margins)[0])
         tight = [int(i) for i in np.flatnonzero(margins @ policy > -TOLERANCE * np.abs(margins).max())]
         for column in np.flatnonzero(policy):
             row = next((i for i in tight if guess.basis[i] >= self.n and guess.T[i, column] != 0), None)

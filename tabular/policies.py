@@ -1,21 +1,21 @@
 """Policies and references in log space: validation, best responses, divergences.
 
 Everywhere in ``tabular`` a policy over n actions is the last axis of an array, in logs: zero
-probability is ``-inf``, never a small number.
+probability is ``-inf``, never a small number. The functions here take arrays of any kind
+(:mod:`tabular.arrays`) and return the same kind; they never write to an argument.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, logsumexp
+from array_api_compat import array_namespace, device
+from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidParameter, InvalidReference
-
-Array = NDArray[np.float64]
+from tabular.arrays import AnyArray, Array, first, like
 
 SUM_TOLERANCE = 1e-9
 """How far the probabilities of a reference may be from summing to one."""
@@ -23,6 +23,9 @@ TIE_TOLERANCE = 1e-12
 """At temperature 0, scores this close to the best (in units of preference) are optimal too."""
 SMALLEST_TEMPERATURE = 1e-12
 """Below it preferences divided by the temperature have no correct digits left in float64."""
+
+SAFE_MASS = 1e200
+"""Sums of exp(logits) up to this, and down to its inverse, have all their digits."""
 
 
 def check_temperature(value: Any, name: str) -> float:
@@ -38,96 +41,156 @@ def check_temperature(value: Any, name: str) -> float:
     return float(value)
 
 
-def log_reference(reference: ArrayLike | None, shape: tuple[int, ...], name: str, *, full_support: bool) -> Array:
-    """The logs of a reference policy, broadcast to ``shape``; uniform when ``reference`` is None.
+def log_reference(
+    reference: ArrayLike | AnyArray | None,
+    shape: tuple[int, ...],
+    name: str,
+    *,
+    full_support: bool,
+    pattern: AnyArray | None = None,
+) -> AnyArray:
+    """The logs of a reference policy, broadcast to ``shape`` without copies; uniform when ``reference`` is None.
 
     Args:
         reference: probabilities along the last axis, of a shape that broadcasts to ``shape``.
         shape: ``(..., n)`` for the Leader, ``(..., n, n)`` for the Follower.
         name: what to call it in an error.
         full_support: whether zeros are errors (they are at every positive temperature).
+        pattern: an array of the kind and on the device wanted; None is numpy.
 
     Raises:
-        InvalidReference: wrong shape, not a distribution, or zeros where none may be.
+        InvalidReference: wrong shape or kind of array, not a distribution, or zeros where none may be.
     """
-    n = shape[-1]
+    pattern = np.empty(0) if pattern is None else pattern
+    xp = array_namespace(pattern)
     if reference is None:
-        return np.full(shape, -math.log(n))
+        return xp.broadcast_to(like(-math.log(shape[-1]), pattern), shape)
     try:
-        array = np.asarray(reference, dtype=np.float64)
-        array = np.broadcast_to(array, shape) if array.shape[-1:] == (n,) else array
+        array = like(reference, pattern)
     except (TypeError, ValueError) as error:
         raise InvalidReference(f"{name} cannot be read as probabilities of shape {shape}: {error}.") from error
-    if array.shape != shape:
-        raise InvalidReference(f"{name} has shape {array.shape}; the game needs {shape}, or one that broadcasts to it.")
-    if not np.all(np.isfinite(array) & (array >= 0)):
-        where = _first(~(np.isfinite(array) & (array >= 0)))
+    if not _broadcasts(tuple(array.shape), shape):
+        given = tuple(array.shape)
+        raise InvalidReference(f"{name} has shape {given}; the game needs {shape}, or one that broadcasts to it.")
+    bad = ~(xp.isfinite(array) & (array >= 0))
+    if xp.any(bad):
+        where = first(bad)
         raise InvalidReference(f"{name}{where} = {array[where]}: probabilities must be finite and not negative.")
-    total = array.sum(-1)
-    if np.any(abs(total - 1) > SUM_TOLERANCE):
-        where = _first(abs(total - 1) > SUM_TOLERANCE)
-        raise InvalidReference(f"{name}{where or ''} sums to {total[where]:.10g}, not 1; normalise it.")
-    if full_support and np.any(array == 0):
+    total = xp.sum(array, axis=-1, keepdims=True)
+    off = xp.abs(total - 1) > SUM_TOLERANCE
+    if xp.any(off):
+        where = first(off[..., 0])
+        raise InvalidReference(f"{name}{where or ''} sums to {float(total[where][0]):.10g}, not 1; normalise it.")
+    if full_support and xp.any(array == 0):
         raise InvalidReference(
-            f"{name}{_first(array == 0)} = 0: at a positive temperature the reference must give every action "
+            f"{name}{first(array == 0)} = 0: at a positive temperature the reference must give every action "
             f"some probability; drop the action from the game, or mix in a little of the uniform policy."
         )
-    with np.errstate(divide="ignore"):
-        return np.log(array / total[..., None])
+    return xp.broadcast_to(log_of(array) - xp.log(total), shape)
 
 
-def _first(mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The index of the first True entry."""
-    return tuple(int(i) for i in np.argwhere(mask)[0])
+def _broadcasts(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a policy of shape ``given`` can stand for one of shape ``shape``."""
+    try:
+        return given[-1:] == shape[-1:] and np.broadcast_shapes(given, shape) == shape
+    except ValueError:
+        return False
 
 
-def best_response_value(score: Array, log_ref: Array, tau: float) -> Array:
-    """``(...)``: max over policies of E[score] - tau KL(policy || reference), for ``score`` of shape ``(..., n)``."""
-    if tau == 0:
-        return score.max(-1)
-    return tau * logsumexp(log_ref + score / tau, axis=-1)
+class Response(NamedTuple):
+    """A best response: ``log_policy`` and ``policy`` ``(..., n)``, and the ``value`` ``(...)`` that it attains."""
+
+    log_policy: AnyArray
+    policy: AnyArray
+    value: AnyArray
 
 
-def best_response(score: Array, log_ref: Array, tau: float, *, ties: float = TIE_TOLERANCE) -> Array:
-    """``(..., n)``: the log of the policy that attains :func:`best_response_value`.
+def respond(score: AnyArray, log_ref: AnyArray, tau: float, *, ties: float = TIE_TOLERANCE) -> Response:
+    """The policy that maximises E[score] - tau KL(policy || reference), for ``score`` of shape ``(..., n)``.
 
-    At temperature 0 it is the reference restricted to the actions within ``ties`` of the best.
+    It is proportional to reference exp(score / tau), with value tau log E_reference[exp(score / tau)]. At
+    temperature 0 it is the reference restricted to the actions within ``ties`` of the best.
 
     Raises:
         InvalidReference: at temperature 0, when the reference gives no probability to any best action.
     """
+    xp = array_namespace(score, log_ref)
     if tau > 0:
-        return log_softmax(log_ref + score / tau, axis=-1)
-    restricted = np.where(score >= score.max(-1, keepdims=True) - ties, log_ref, -np.inf)
-    if np.any(restricted.max(-1) == -np.inf):
-        where = _first(restricted.max(-1) == -np.inf)
+        logits = score * (1 / tau)
+        logits += log_ref
+        return _normalise(logits, tau)
+    best = xp.max(score, axis=-1, keepdims=True)
+    logits = xp.where(score >= best - ties, log_ref, -xp.inf)
+    out_of_reach = xp.max(logits, axis=-1) == -xp.inf
+    if xp.any(out_of_reach):
+        where = first(out_of_reach)
         raise InvalidReference(
             f"At temperature 0 the reference{' of game ' + str(where) if where else ''} gives no probability to any "
             f"optimal action, so it cannot choose among them; use a reference with full support."
         )
-    return log_softmax(restricted, axis=-1)
+    return _normalise(logits, tau)._replace(value=best[..., 0])
 
 
-def log_ratio(log_policy: Array, log_ref: Array) -> Array:
+def _normalise(logits: AnyArray, tau: float) -> Response:
+    """The policy with these logits, which are overwritten, and tau log sum exp(logits) as its value."""
+    xp = array_namespace(logits)
+    with np.errstate(over="ignore"):
+        policy = xp.exp(logits)
+    mass, top = total(policy), 0.0
+    if not (xp.min(mass) > 1 / SAFE_MASS and xp.max(mass) < SAFE_MASS):
+        top = xp.max(logits, axis=-1)
+        logits -= top[..., None]
+        policy = xp.exp(logits)
+        mass = total(policy)
+    log_mass = xp.log(mass)
+    policy *= (1 / mass)[..., None]
+    logits -= log_mass[..., None]
+    return Response(logits, policy, tau * (top + log_mass))
+
+
+def total(x: AnyArray) -> AnyArray:
+    """The sum along the last axis, as a product with ones: many times faster than ``sum`` where rows are short."""
+    xp = array_namespace(x)
+    return xp.vecdot(x, xp.ones(x.shape[-1], dtype=x.dtype, device=device(x)))
+
+
+def best_response_value(score: AnyArray, log_ref: AnyArray, tau: float) -> AnyArray:
+    """``(...)``: the value of :func:`respond`."""
+    if tau == 0:
+        return array_namespace(score).max(score, axis=-1)
+    return respond(score, log_ref, tau).value
+
+
+def best_response(score: AnyArray, log_ref: AnyArray, tau: float, *, ties: float = TIE_TOLERANCE) -> AnyArray:
+    """``(..., n)``: the log of the policy of :func:`respond`."""
+    return respond(score, log_ref, tau, ties=ties).log_policy
+
+
+def log_ratio(log_policy: AnyArray, log_ref: AnyArray) -> AnyArray:
     """``log_policy - log_ref`` on the policy's support and 0 off it, where it always has weight 0."""
-    out = np.zeros(np.broadcast_shapes(log_policy.shape, log_ref.shape))
-    return np.subtract(log_policy, log_ref, out=out, where=log_policy > -np.inf)
+    xp = array_namespace(log_policy, log_ref)
+    if xp.min(log_policy) > -xp.inf:
+        return log_policy - log_ref
+    support = log_policy > -xp.inf
+    return xp.where(support, log_policy, 0.0) - xp.where(support, log_ref, 0.0)
 
 
-def kl(log_policy: Array, log_ref: Array) -> Array:
+def kl(log_policy: AnyArray, log_ref: AnyArray) -> AnyArray:
     """KL(policy || reference) along the last axis, with 0 log 0 = 0."""
-    return np.sum(np.exp(log_policy) * log_ratio(log_policy, log_ref), axis=-1)
+    xp = array_namespace(log_policy, log_ref)
+    return xp.sum(xp.exp(log_policy) * log_ratio(log_policy, log_ref), axis=-1)
 
 
-def total_variation(policy: Array, other: Array) -> Array:
+def total_variation(policy: AnyArray, other: AnyArray) -> AnyArray:
     """Half the L1 distance along the last axis."""
-    return np.abs(policy - other).sum(-1) / 2
+    xp = array_namespace(policy, other)
+    return xp.sum(xp.abs(policy - other), axis=-1) / 2
 
 
-def log_of(policy: Array) -> Array:
+def log_of(policy: AnyArray) -> AnyArray:
     """The logs of probabilities, -inf where they are 0."""
     with np.errstate(divide="ignore"):
-        return np.log(policy)
+        return array_namespace(policy).log(policy)
 
 
 def project_to_simplex(v: Array) -> Array:

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from array_api_compat import array_namespace, device, is_numpy_array, to_device
+from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidPreferences, MissingPair
+from tabular.arrays import AnyArray, Array, first, kind, like, owned
 from tabular.files import COMPARISON_COLUMNS, PREFLIB, first_row, read_comparisons, read_matrix, read_preflib
-
-Array = NDArray[np.float64]
 
 Unranked = Literal["ignore", "bottom"]
 Missing = Literal["raise", "half"]
 
 TOLERANCE = 1e-9
 """How far P[i, j] + P[j, i] may be from 1: room for rounding, not for mistakes."""
+TILE = 256
+"""numpy compares a matrix with its transpose in squares of this size, of which two fit the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +30,36 @@ class PreferenceMatrix:
     """p[..., i, j] = p(i > j), validated and read-only.
 
     Attributes:
-        p: ``(..., n, n)`` probabilities with p + p.T = 1 and 1/2 on the diagonal; leading axes are a batch.
+        p: ``(..., n, n)`` probabilities with p + p.T = 1 and 1/2 on the diagonal, in float64; leading axes are a
+            batch. An array of another library than numpy, such as a torch tensor, keeps its library and device, and
+            :func:`tabular.solve_slhf` answers with such arrays; what cannot refuses it (see :meth:`numpy`).
         labels: the n names of the alternatives, distinct; "0", "1", ... by default.
 
     Raises:
         InvalidPreferences: says which entry (batch index first, then labels) breaks which rule.
     """
 
-    p: Array
+    p: AnyArray
     labels: tuple[str, ...] = ()
 
-    def __init__(self, p: ArrayLike, labels: Sequence[str] | None = None) -> None:
-        array = _square(p, "p")
+    def __init__(self, p: ArrayLike | AnyArray, labels: Sequence[str] | None = None) -> None:
+        self._own(_square(p, "p"), labels)
+
+    def _own(self, array: AnyArray, labels: Sequence[str] | None) -> None:
+        """Check and keep a fresh array."""
         names = _check_labels(labels, array.shape[-1])
         _check_preferences(array, names)
-        array.setflags(write=False)
+        if is_numpy_array(array):
+            array.setflags(write=False)
         object.__setattr__(self, "p", array)
         object.__setattr__(self, "labels", names)
+
+    @classmethod
+    def _of(cls, array: AnyArray, labels: Sequence[str] | None) -> PreferenceMatrix:
+        """The preferences in a fresh array, which is not copied again."""
+        self = object.__new__(cls)
+        self._own(array, labels)
+        return self
 
     @property
     def n(self) -> int:
@@ -55,20 +69,35 @@ class PreferenceMatrix:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The shape of the batch of games; ``()`` for one game."""
-        return self.p.shape[:-2]
+        return tuple(self.p.shape[:-2])
 
     @property
-    def margins(self) -> Array:
+    def margins(self) -> AnyArray:
         """``(..., n, n)``: A = P - 1/2, antisymmetric to the last bit."""
-        return (self.p - np.swapaxes(self.p, -1, -2)) / 2
+        margins = self.p - array_namespace(self.p).matrix_transpose(self.p)
+        margins /= 2
+        return margins
 
-    def prefer(self, policy: ArrayLike) -> Array:
+    def prefer(self, policy: ArrayLike | AnyArray) -> AnyArray:
         """``(..., n)``: P(y > policy) for every y, given probabilities of shape ``(..., n)``."""
-        return np.matmul(self.p, np.asarray(policy, dtype=np.float64)[..., None])[..., 0]
+        return array_namespace(self.p).matmul(self.p, like(policy, self.p)[..., None])[..., 0]
+
+    def numpy(self) -> PreferenceMatrix:
+        """The same preferences as a numpy array in main memory."""
+        return self if is_numpy_array(self.p) else PreferenceMatrix(np.asarray(to_device(self.p, "cpu")), self.labels)
+
+    def require_numpy(self, who: str) -> None:
+        """Refuse, for ``who`` works with numpy only, preferences in an array of another library.
+
+        Raises:
+            InvalidPreferences: they are.
+        """
+        if not is_numpy_array(self.p):
+            raise InvalidPreferences(f"{who} is for numpy arrays and these are {kind(self.p)}; pass P.numpy().")
 
     @classmethod
     def from_counts(
-        cls, wins: ArrayLike, missing: Missing = "raise", labels: Sequence[str] | None = None
+        cls, wins: ArrayLike | AnyArray, missing: Missing = "raise", labels: Sequence[str] | None = None
     ) -> PreferenceMatrix:
         """P[i, j] = wins[i, j] / (wins[i, j] + wins[j, i]).
 
@@ -85,16 +114,17 @@ class PreferenceMatrix:
             raise InvalidPreferences(f'missing = {missing!r}: choose "raise" or "half".')
         counts = _square(wins, "wins")
         names = _check_labels(labels, counts.shape[-1])
-        _refuse(~np.isfinite(counts) | (counts < 0), counts, names, "a count must be finite and not negative")
-        diagonal = np.eye(len(names), dtype=bool)
+        xp = array_namespace(counts)
+        _refuse(~(xp.isfinite(counts) & (counts >= 0)), counts, names, "a count must be finite and not negative")
+        diagonal = xp.eye(len(names), dtype=xp.bool, device=device(counts))
         _refuse(diagonal & (counts != 0), counts, names, "an alternative cannot beat itself; set the diagonal to 0")
-        totals = counts + np.swapaxes(counts, -1, -2)
+        totals = counts + xp.matrix_transpose(counts)
         never = (totals == 0) & ~diagonal
-        if missing == "raise" and never.any():
-            pairs = [_entry(index, names) for index in np.argwhere(never) if index[-2] < index[-1]]
+        if missing == "raise" and xp.any(never):
+            pairs = [_entry(index, names) for index in zip(*xp.nonzero(never), strict=True) if index[-2] < index[-1]]
             shown = ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")
             raise MissingPair(f'Never compared: {shown}. Collect them, or pass missing="half" to call them ties.')
-        return cls(np.where(totals > 0, counts, 0.5) / np.where(totals > 0, totals, 1), names)
+        return cls._of(xp.where(totals > 0, counts, 0.5) / xp.where(totals > 0, totals, 1.0), names)
 
     @classmethod
     def from_rankings(
@@ -132,19 +162,34 @@ class PreferenceMatrix:
         return cls.from_counts(wins, missing, [str(name) for name in names])
 
     @classmethod
-    def from_margins(cls, m: ArrayLike, labels: Sequence[str] | None = None) -> PreferenceMatrix:
+    def from_margins(cls, m: ArrayLike | AnyArray, labels: Sequence[str] | None = None) -> PreferenceMatrix:
         """P = 1/2 + m for antisymmetric margins m of shape ``(..., n, n)`` in [-1/2, 1/2]."""
         margins = _square(m, "m")
         names = _check_labels(labels, margins.shape[-1])
-        wrong = ~(np.abs(margins + np.swapaxes(margins, -1, -2)) <= TOLERANCE)
-        _refuse(wrong, margins, names, "margins must be antisymmetric, m[i, j] = -m[j, i]")
-        return cls(margins + 0.5, names)
+        if not _asymmetry(margins, 0.0) <= TOLERANCE:
+            xp = array_namespace(margins)
+            with np.errstate(invalid="ignore"):
+                wrong = ~(xp.abs(margins + xp.matrix_transpose(margins)) <= TOLERANCE)
+            _refuse(wrong, margins, names, "margins must be antisymmetric, m[i, j] = -m[j, i]")
+        margins += 0.5
+        return cls._of(margins, names)
 
     @classmethod
-    def bradley_terry(cls, r: ArrayLike, labels: Sequence[str] | None = None) -> PreferenceMatrix:
-        """P[i, j] = sigmoid(r[i] - r[j]) for rewards r of shape ``(..., n)``."""
-        reward = np.asarray(r, dtype=np.float64)
-        return cls(expit(reward[..., :, None] - reward[..., None, :]), labels)
+    def bradley_terry(cls, r: ArrayLike | AnyArray, labels: Sequence[str] | None = None) -> PreferenceMatrix:
+        """P[i, j] = sigmoid(r[i] - r[j]) for finite rewards r of shape ``(..., n)``."""
+        try:
+            reward = owned(r)
+        except (TypeError, ValueError) as error:
+            raise InvalidPreferences(f"r cannot be read as an array of numbers: {error}.") from error
+        xp = array_namespace(reward)
+        if reward.ndim == 0 or not xp.all(xp.isfinite(reward)):
+            raise InvalidPreferences("r must hold finite rewards, one for each alternative along its last axis.")
+        difference = reward[..., :, None] - reward[..., None, :]
+        loser = xp.exp(-xp.abs(difference))  # in [0, 1], so that neither side overflows or loses digits
+        p = xp.where(difference >= 0, 1.0, loser)
+        loser += 1
+        p /= loser
+        return cls._of(p, labels)
 
     @classmethod
     def from_preflib(
@@ -209,14 +254,15 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise type(error)(f"{os.fspath(path)}: {error}") from error
 
 
-def _square(values: ArrayLike, name: str) -> Array:
+def _square(values: ArrayLike | AnyArray, name: str) -> AnyArray:
     """A fresh float64 copy of ``values``, checked to be a (batch of) square matrices."""
     try:
-        array = np.array(values, dtype=np.float64)
+        array = owned(values)
     except (TypeError, ValueError) as error:
         raise InvalidPreferences(f"{name} cannot be read as an array of numbers: {error}.") from error
-    if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.shape[-1] == 0:
-        raise InvalidPreferences(f"{name} has shape {array.shape}; it must be (n, n), or (..., n, n) for a batch.")
+    shape = tuple(array.shape)
+    if len(shape) < 2 or shape[-1] != shape[-2] or 0 in shape:
+        raise InvalidPreferences(f"{name} has shape {shape}; it must be (n, n), or (..., n, n) for a batch.")
     return array
 
 
@@ -232,31 +278,61 @@ def _check_labels(labels: Sequence[str] | None, n: int) -> tuple[str, ...]:
     return names
 
 
-def _check_preferences(p: Array, names: tuple[str, ...]) -> None:
-    _refuse(~np.isfinite(p), p, names, "a preference must be a finite number")
-    _refuse((p < 0) | (p > 1), p, names, "a preference is a probability in [0, 1]; divide counts or percentages first")
-    diagonal = np.eye(len(names), dtype=bool)
-    _refuse(diagonal & (np.abs(p - 0.5) > TOLERANCE), p, names, "the diagonal must be 1/2: nothing beats itself")
-    transpose = np.swapaxes(p, -1, -2)
-    _refuse(
-        np.abs(p + transpose - 1) > TOLERANCE,
-        p,
-        names,
-        lambda index: (
-            f"P[j, i] = {transpose[index]} and the two must sum to 1; correct one of them, "
-            f"or use from_counts for counts of wins"
-        ),
-    )
+def _check_preferences(p: AnyArray, names: tuple[str, ...]) -> None:
+    """Four cheap tests; only where one fails, masks as large as p find the place."""
+    xp = array_namespace(p)
+    if not (xp.min(p) >= 0 and xp.max(p) <= 1):  # NaN is neither
+        _refuse(~xp.isfinite(p), p, names, "a preference must be a finite number")
+        rule = "a preference is a probability in [0, 1]; divide counts or percentages first"
+        _refuse((p < 0) | (p > 1), p, names, rule)
+    if not xp.max(xp.abs(xp.linalg.diagonal(p) - 0.5)) <= TOLERANCE:
+        diagonal = xp.eye(len(names), dtype=xp.bool, device=device(p))
+        wrong = diagonal & (xp.abs(p - 0.5) > TOLERANCE)
+        _refuse(wrong, p, names, "the diagonal must be 1/2: nothing beats itself")
+    if not _asymmetry(p, 1.0) <= TOLERANCE:
+        transpose = xp.matrix_transpose(p)
+        _refuse(
+            xp.abs(p + transpose - 1) > TOLERANCE,
+            p,
+            names,
+            lambda index: (
+                f"P[j, i] = {float(transpose[index])} and the two must sum to 1; correct one of them, "
+                f"or use from_counts for counts of wins"
+            ),
+        )
+
+
+def _asymmetry(array: AnyArray, target: float) -> float:
+    """The largest |a[i, j] + a[j, i] - target|, without a temporary as large as ``array``; NaN if that is one."""
+    xp, n = array_namespace(array), array.shape[-1]
+    games = xp.reshape(array, (-1, n, n))
+    side = min(n, TILE) if is_numpy_array(array) else n
+    many = max(1, TILE**2 // side**2) if is_numpy_array(array) else games.shape[0]
+    worst = 0.0
+    for game in range(0, games.shape[0], many):
+        chosen = games[game : game + many, ...]
+        for i in range(0, n, side):
+            for j in range(i, n, side):
+                above, below = chosen[:, i : i + side, j : j + side], chosen[:, j : j + side, i : i + side]
+                with np.errstate(invalid="ignore"):
+                    sums = above + xp.matrix_transpose(below)
+                sums -= target
+                tile = float(xp.max(xp.abs(sums)))
+                if not tile <= worst:
+                    worst = tile
+                if worst != worst:
+                    return worst
+    return worst
 
 
 def _refuse(
-    wrong: NDArray[np.bool_], values: Array, names: tuple[str, ...], rule: str | Callable[[tuple[int, ...]], str]
+    wrong: AnyArray, values: AnyArray, names: tuple[str, ...], rule: str | Callable[[tuple[int, ...]], str]
 ) -> None:
     """Raise InvalidPreferences about the first entry where ``wrong`` holds, if there is one."""
-    if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    if array_namespace(wrong).any(wrong):
+        index = first(wrong)
         reason = rule if isinstance(rule, str) else rule(index)
-        raise InvalidPreferences(f"{_entry(index, names)} = {values[index]}: {reason}.")
+        raise InvalidPreferences(f"{_entry(index, names)} = {float(values[index])}: {reason}.")
 
 
 def _entry(index: Iterable[int], names: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit, log_expit
+from scipy.special import expit
 
 from slhf.certificates import Certificate
 from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
@@ -69,11 +69,13 @@ def solve_rlhf(
         DisconnectedComparisons: without ``l2``, when the win graph is not strongly connected, so that
             some rewards would be infinitely far apart (Ford 1957).
         InvalidParameter, InvalidReference: a bad temperature, weight or reference.
+        InvalidPreferences: P holds another array than numpy's.
         NotConverged: the score equations could not be solved to ``TOLERANCE``.
     """
+    P.require_numpy("solve_rlhf")
     tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
     log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=tau > 0)
-    weights = _pair_weights(pair_weights, P)
+    weights = pair_weights_of(pair_weights, P)
     if l2 == 0:
         _check_connected(P, weights)
     reward, certificate = fit_bradley_terry(P.p, weights, l2)
@@ -105,59 +107,72 @@ def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certi
     reward = np.zeros(p.shape[:-1])
     iterations = np.zeros(p.shape[:-2], dtype=int)
     active = np.ones(p.shape[:-2], dtype=bool)
-    likelihood = log_likelihood(reward, p, weights, l2)
-    for _ in range(MAX_ITERATIONS):
-        step, decrement = _newton_step(reward, p, weights, l2)
+    wins, total = weights * p, weights.sum((-2, -1))
+    expected = win_probability(reward)
+    likelihood = log_likelihood(reward, expected, wins, l2)
+    for step_number in range(MAX_ITERATIONS + 1):
+        gradient = score(reward, expected, p, weights, l2)
+        step = _newton_step(gradient, information(expected, weights, l2))
+        decrement = np.sum(step * gradient, axis=-1)
         # The decrement is twice what a Newton step should gain; below rounding there is nothing to gain.
-        active &= decrement > 1e-30 * weights.sum((-2, -1))
-        if not active.any():
+        active &= decrement > 1e-30 * total
+        if not active.any() or step_number == MAX_ITERATIONS:
             break
         iterations += active
         scale = active.astype(float)
         for _ in range(40):
-            trial = log_likelihood(reward + scale[..., None] * step, p, weights, l2)
-            worse = active & ~(trial >= likelihood - 1e-15 * (1 + np.abs(likelihood)))
+            trial = reward + scale[..., None] * step
+            expected = win_probability(trial)
+            after = log_likelihood(trial, expected, wins, l2)
+            worse = active & ~(after >= likelihood - 1e-15 * (1 + np.abs(likelihood)))
             if not worse.any():
                 break
             scale = np.where(worse, scale / 2, scale)
-        reward = reward + scale[..., None] * step
-        likelihood = trial
-    _, decrement = _newton_step(reward, p, weights, l2)
-    per_alternative = np.maximum(weights.sum(-1) + l2, np.finfo(float).tiny)
-    residual = np.abs(score(reward, p, weights, l2) / per_alternative).max(-1)
-    comparisons = np.maximum(weights.sum((-2, -1)) / 2, np.finfo(float).tiny)
-    return reward - reward.mean(-1, keepdims=True), Certificate(decrement / comparisons, residual, iterations, "newton")
+        reward, likelihood = trial, after
+    tiny = np.finfo(float).tiny
+    residual = np.abs(gradient / np.maximum(weights.sum(-1) + l2, tiny)).max(-1)
+    gap = decrement / np.maximum(total / 2, tiny)
+    return reward - reward.mean(-1, keepdims=True), Certificate(gap, residual, iterations, "newton")
 
 
-def log_likelihood(reward: Array, p: Array, weights: Array, l2: float) -> Array:
-    """``(...)``: the penalised log-likelihood of :func:`solve_rlhf`, in nats."""
-    difference = reward[..., :, None] - reward[..., None, :]
-    return np.sum(weights * p * log_expit(difference), axis=(-2, -1)) - l2 / 2 * np.sum(reward**2, axis=-1)
+def win_probability(reward: Array) -> Array:
+    """``(..., n, n)``: sigmoid(r_i - r_j)."""
+    return expit(reward[..., :, None] - reward[..., None, :])
 
 
-def score(reward: Array, p: Array, weights: Array, l2: float) -> Array:
-    """``(..., n)``: the gradient of :func:`log_likelihood`."""
-    difference = reward[..., :, None] - reward[..., None, :]
-    return np.sum(weights * (p - expit(difference)), axis=-1) - l2 * reward
+def log_likelihood(reward: Array, expected: Array, wins: Array, l2: float) -> Array:
+    """``(...)``: the penalised log-likelihood of :func:`solve_rlhf`, in nats.
+
+    Args:
+        reward: ``(..., n)``.
+        expected: ``(..., n, n)``, its :func:`win_probability`.
+        wins: ``(..., n, n)``, W P: how often i beat j.
+        l2: the penalty.
+    """
+    logs = np.log(np.maximum(expected, np.finfo(float).tiny))
+    return np.einsum("...ij,...ij->...", wins, logs) - l2 / 2 * np.sum(reward**2, axis=-1)
 
 
-def information(reward: Array, weights: Array, l2: float) -> Array:
+def score(reward: Array, expected: Array, p: Array, weights: Array, l2: float) -> Array:
+    """``(..., n)``: the gradient of :func:`log_likelihood` in the rewards."""
+    return np.einsum("...ij,...ij->...i", weights, p - expected) - l2 * reward
+
+
+def information(expected: Array, weights: Array, l2: float) -> Array:
     """``(..., n, n)``: minus the Hessian of :func:`log_likelihood`, a weighted graph Laplacian plus l2 I."""
-    difference = reward[..., :, None] - reward[..., None, :]
-    edges = weights * expit(difference) * expit(-difference)
-    return np.eye(reward.shape[-1]) * (edges.sum(-1)[..., None] + l2) - edges
+    hessian = -weights * expected * np.swapaxes(expected, -1, -2)  # sigmoid(-x) = 1 - sigmoid(x), to the last digit
+    np.einsum("...ii->...i", hessian)[...] = l2 - hessian.sum(-1)
+    return hessian
 
 
-def _newton_step(reward: Array, p: Array, weights: Array, l2: float) -> tuple[Array, Array]:
-    """The Newton step and the squared Newton decrement g' H^-1 g."""
-    gradient, hessian = score(reward, p, weights, l2), information(reward, weights, l2)
+def _newton_step(gradient: Array, hessian: Array) -> Array:
     # Rewards are defined up to a constant: a rank-one term fixes it without touching the rest.
-    anchor = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None] / reward.shape[-1] ** 2
-    step = np.linalg.solve(hessian + anchor, gradient[..., None])[..., 0]
-    return step, np.sum(step * gradient, axis=-1)
+    trace = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None]
+    anchor = np.where(trace > 0, trace, 1) / gradient.shape[-1] ** 2  # one alternative has no curvature at all
+    return np.linalg.solve(hessian + anchor, gradient[..., None])[..., 0]
 
 
-def _pair_weights(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Array:
+def pair_weights_of(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Array:
     """Validated ``(..., n, n)`` weights with a zero diagonal."""
     if pair_weights is None:
         return np.broadcast_to(1 - np.eye(P.n), P.p.shape)

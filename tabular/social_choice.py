@@ -24,6 +24,7 @@ LARGEST_CYCLE_COUNT = 16
 
 def majority(P: PreferenceMatrix) -> Mask:
     """``(..., n, n)``: True where i beats j."""
+    P.require_numpy("tabular.social_choice")
     return P.margins > TIE_TOLERANCE
 
 
@@ -47,7 +48,7 @@ def smith_set(P: PreferenceMatrix) -> Mask:
 
     These are the alternatives from which paths of "is not beaten by" lead to every other.
     """
-    return np.all(_reaches(~np.swapaxes(majority(P), -1, -2)), axis=-1)
+    return np.all(reaches(~np.swapaxes(majority(P), -1, -2)), axis=-1)
 
 
 def schwartz_set(P: PreferenceMatrix) -> Mask:
@@ -56,11 +57,11 @@ def schwartz_set(P: PreferenceMatrix) -> Mask:
     These are the alternatives that reach, by paths of "beats", everyone who so reaches them. It is
     part of the Smith set, and equal to it where there are no ties.
     """
-    reaches = _reaches(majority(P))
-    return np.all(reaches | ~np.swapaxes(reaches, -1, -2), axis=-1)
+    paths = reaches(majority(P))
+    return np.all(paths | ~np.swapaxes(paths, -1, -2), axis=-1)
 
 
-def _reaches(edges: Mask) -> Mask:
+def reaches(edges: Mask) -> Mask:
     """``(..., n, n)``: the reflexive and transitive closure (Warshall 1962)."""
     closure = edges | np.eye(edges.shape[-1], dtype=bool)
     for k in range(edges.shape[-1]):
@@ -76,11 +77,13 @@ def copeland_score(P: PreferenceMatrix) -> NDArray[np.int_]:
 
 def borda_score(P: PreferenceMatrix) -> Array:
     """``(..., n)``: the mean of p(i > j) over the others j; 1/2 for a lone alternative."""
+    P.require_numpy("tabular.social_choice")
     return (P.p.sum(-1) - 0.5) / (P.n - 1) if P.n > 1 else P.p[..., 0]
 
 
 def simpson_score(P: PreferenceMatrix) -> Array:
     """``(..., n)``: the worst p(i > j) over the others j; 1/2 for a lone alternative."""
+    P.require_numpy("tabular.social_choice")
     return np.where(np.eye(P.n, dtype=bool), np.inf, P.p).min(-1) if P.n > 1 else P.p[..., 0]
 
 
@@ -101,6 +104,12 @@ def simpson_set(P: PreferenceMatrix) -> Mask:
 
 def _best(score: NDArray[np.int_] | Array) -> Mask:
     return score >= score.max(-1, keepdims=True) - TIE_TOLERANCE
+
+
+def cycle_edges(P: PreferenceMatrix) -> Mask:
+    """``(..., n, n)``: True where i beats j on some majority cycle: j reaches i again by wins."""
+    beats = majority(P)
+    return beats & np.swapaxes(reaches(beats), -1, -2)
 
 
 def three_cycles(P: PreferenceMatrix) -> NDArray[np.int_]:
@@ -177,6 +186,7 @@ class Transitivity:
 
 def transitivity(P: PreferenceMatrix) -> Transitivity:
     """Weak, moderate and strong stochastic transitivity (Block and Marschak 1960); memory grows as n^3."""
+    P.require_numpy("tabular.social_choice")
     i, j, k = (index.reshape(-1) for index in np.indices((P.n,) * 3))
     distinct = (i != j) & (j != k) & (i != k)
     i, j, k = i[distinct], j[distinct], k[distinct]
@@ -212,6 +222,7 @@ def fit_log_odds(P: PreferenceMatrix) -> RewardFit:
     With equal weights r_i is the mean of row i (HodgeRank: Jiang, Lim, Yao and Ye 2011). It answers whether
     a reward represents P; the maximum-likelihood reward is :func:`tabular.solve_rlhf`'s.
     """
+    P.require_numpy("tabular.social_choice")
     sure = ((P.p == 0) | (P.p == 1)).any((-2, -1))
     inside = np.where(sure[..., None, None], 0.5, P.p)
     odds = np.log(inside) - np.log(np.swapaxes(inside, -1, -2))

@@ -8,22 +8,26 @@ followed by a soft-max, at every temperature down to 0.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from array_api_compat import array_namespace, is_numpy_array
+from numpy.typing import ArrayLike
 
 from slhf.certificates import Certificate
-from tabular.policies import (
-    Array,
-    best_response,
-    best_response_value,
-    check_temperature,
-    kl,
-    log_ratio,
-    log_reference,
-)
+from slhf.errors import InvalidReference
+from tabular.arrays import AnyArray
+from tabular.policies import best_response_value, check_temperature, kl, log_ratio, log_reference, respond, total
 from tabular.preferences import PreferenceMatrix
+
+BLOCK = 65_536
+"""How many entries of P numpy works on at a time: that and a few temporaries of its size fit the cache."""
+THREADS = min(8, os.cpu_count() or 1)
+"""How many blocks are worked on at once; numpy lets threads run side by side inside its functions."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,11 @@ class StackelbergGame:
         log_follower_reference: ``(..., n, n)``, log omega_ref(y'|y).
     """
 
-    p: Array
+    p: AnyArray
     tau_leader: float
     tau_follower: float
-    log_leader_reference: Array
-    log_follower_reference: Array
+    log_leader_reference: AnyArray
+    log_follower_reference: AnyArray
 
     @classmethod
     def create(
@@ -50,70 +54,156 @@ class StackelbergGame:
         P: PreferenceMatrix,
         tau_leader: float,
         tau_follower: float,
-        leader_reference: ArrayLike | None = None,
-        follower_reference: ArrayLike | None = None,
+        leader_reference: ArrayLike | AnyArray | None = None,
+        follower_reference: ArrayLike | AnyArray | None = None,
     ) -> StackelbergGame:
         """Validate and broadcast the arguments of :func:`solve_slhf`, which documents them."""
         tau_leader = check_temperature(tau_leader, "tau_leader")
         tau_follower = check_temperature(tau_follower, "tau_follower")
+        full_leader, full_follower = tau_leader > 0, tau_follower > 0
+        shape = tuple(P.p.shape)
         return cls(
             P.p,
             tau_leader,
             tau_follower,
-            log_reference(leader_reference, P.p.shape[:-1], "leader_reference", full_support=tau_leader > 0),
-            log_reference(follower_reference, P.p.shape, "follower_reference", full_support=tau_follower > 0),
+            log_reference(leader_reference, shape[:-1], "leader_reference", full_support=full_leader, pattern=P.p),
+            log_reference(follower_reference, shape, "follower_reference", full_support=full_follower, pattern=P.p),
         )
 
-    def follower_response(self) -> Array:
-        """``(..., n, n)``: log omega*(y'|y), proportional to omega_ref(y'|y) exp(-p(y > y') / tau_F)."""
-        return best_response(-self.p, self.log_follower_reference, self.tau_follower)
-
-    def follower_value(self) -> Array:
+    def follower_value(self) -> AnyArray:
         """``(..., n)``: V(y), what the Leader earns by committing to y; min_y' p(y > y') at tau_F = 0."""
         return -best_response_value(-self.p, self.log_follower_reference, self.tau_follower)
 
-    def leader_earnings(self, log_follower: Array) -> Array:
+    def leader_earnings(self, log_follower: AnyArray) -> AnyArray:
         """``(..., n)``: what the Leader earns by each y against this Follower; V(y) against the best one."""
-        preference = np.sum(np.exp(log_follower) * self.p, axis=-1)
-        return preference + self.tau_follower * kl(log_follower, self.log_follower_reference)
+        follower = array_namespace(log_follower).exp(log_follower)
+        price = self.tau_follower * log_ratio(log_follower, self.log_follower_reference)
+        return total(follower * (self.p + price))
 
-    def objective(self, log_policy: Array, log_follower: Array) -> Array:
+    def objective(self, log_policy: AnyArray, log_follower: AnyArray) -> AnyArray:
         """The value of Eq. 5 at these policies."""
-        earnings = np.sum(np.exp(log_policy) * self.leader_earnings(log_follower), axis=-1)
-        return earnings - self.tau_leader * kl(log_policy, self.log_leader_reference)
+        return self._leader_payoff(log_policy, self.leader_earnings(log_follower))
 
-    def leader_best_response_value(self, log_follower: Array) -> Array:
+    def leader_best_response_value(self, log_follower: AnyArray) -> AnyArray:
         """The most a Leader can earn against this Follower."""
         return best_response_value(self.leader_earnings(log_follower), self.log_leader_reference, self.tau_leader)
 
-    def follower_best_response_value(self, log_policy: Array) -> Array:
+    def follower_best_response_value(self, log_policy: AnyArray) -> AnyArray:
         """The least that a Follower can leave this Leader."""
-        earnings = np.sum(np.exp(log_policy) * self.follower_value(), axis=-1)
-        return earnings - self.tau_leader * kl(log_policy, self.log_leader_reference)
+        return self._leader_payoff(log_policy, self.follower_value())
 
-    def duality_gap(self, log_policy: Array, log_follower: Array) -> Array:
+    def duality_gap(self, log_policy: AnyArray, log_follower: AnyArray) -> AnyArray:
         """Leader's best-response value minus Follower's: >= 0, and 0 exactly at a solution."""
         return self.leader_best_response_value(log_follower) - self.follower_best_response_value(log_policy)
 
-    def residual(self, log_policy: Array, log_follower: Array) -> Array:
-        """How far the first-order conditions are from holding, in units of preference.
+    def certificate(self, log_policy: AnyArray, side: FollowerSide) -> Certificate:
+        """How good the Leader's policy and the Follower's side are, as a solution in closed form.
 
-        On its support each side must be indifferent between its actions, KL price included, and no
-        other action may be better.
+        The gap is :meth:`duality_gap`. The residual says how far the first-order conditions are from
+        holding, in units of preference: each side's actions, KL price included, must be worth its
+        best-response value where it plays them, and not more where it does not.
         """
-        leader = self.leader_earnings(log_follower) - self.tau_leader * log_ratio(log_policy, self.log_leader_reference)
-        follower = -self.p - self.tau_follower * log_ratio(log_follower, self.log_follower_reference)
-        return np.maximum(_regret(leader, log_policy), _regret(follower, log_follower).max(-1))
+        xp = array_namespace(log_policy)
+        most = best_response_value(side.earnings, self.log_leader_reference, self.tau_leader)
+        cost = _cost(-side.earnings, log_policy, self.log_leader_reference, self.tau_leader)
+        residual = xp.maximum(_residual(cost, -most, log_policy, self.tau_leader, -1), side.residual)
+        return Certificate(most - self._leader_payoff(log_policy, side.value), residual, 0, "closed form")
 
-    def certificate(self, log_policy: Array, log_follower: Array, iterations: int, method: str) -> Certificate:
-        """What these policies are worth as a solution."""
-        gap = self.duality_gap(log_policy, log_follower)
-        return Certificate(gap, self.residual(log_policy, log_follower), iterations, method)
+    def _leader_payoff(self, log_policy: AnyArray, earnings: AnyArray) -> AnyArray:
+        """Expected earnings, less the Leader's KL price."""
+        xp = array_namespace(log_policy)
+        expected = xp.sum(xp.exp(log_policy) * earnings, axis=-1)
+        return expected - self.tau_leader * kl(log_policy, self.log_leader_reference)
 
 
-def _regret(score: Array, log_policy: Array) -> Array:
-    """Best score minus the worst score on the policy's support, along the last axis."""
-    return score.max(-1) - np.where(log_policy > -np.inf, score, np.inf).min(-1)
+def _cost(loss: AnyArray, log_policy: AnyArray, log_ref: AnyArray, tau: float) -> AnyArray:
+    """``(..., n)``: loss + tau log(policy / ref), what each action costs who wants E[loss] + tau KL small."""
+    if tau == 0:
+        return loss
+    cost = log_policy - log_ref
+    cost *= tau
+    cost += loss
+    return cost
+
+
+def _residual(
+    cost: AnyArray, least: AnyArray, log_policy: AnyArray, tau: float, axis: int | tuple[int, int]
+) -> AnyArray:
+    """How far :func:`_cost` is from what makes a policy optimal, where ``least`` is the optimum of its aim.
+
+    At a positive temperature every action must cost just that. At temperature 0 those that the policy
+    plays must, and the others may cost more.
+    """
+    xp = array_namespace(cost)
+    excess = cost - least[..., None]
+    size = xp.abs(excess) if tau > 0 else xp.where(log_policy > -xp.inf, xp.abs(excess), -excess)
+    return xp.max(size, axis=axis)
+
+
+class FollowerSide(NamedTuple):
+    """The Follower's half of a solution.
+
+    Attributes:
+        log_follower: ``(..., n, n)``, log omega(y'|y).
+        follower: ``(..., n, n)``.
+        value: ``(..., n)``, V(y), the least that a Follower can leave the Leader.
+        earnings: ``(..., n)``, what the Leader earns by y against this one, as measured.
+        preference: ``(..., n)``, E p(y > y').
+        residual: ``(...)``, how far its first-order conditions are from holding, as measured.
+    """
+
+    log_follower: AnyArray
+    follower: AnyArray
+    value: AnyArray
+    earnings: AnyArray
+    preference: AnyArray
+    residual: AnyArray
+
+
+def _follower_side(p: AnyArray, log_ref: AnyArray, tau: float) -> FollowerSide:
+    """The Follower's best replies, and what they are found to be worth."""
+    xp = array_namespace(p)
+    log_follower, follower, loss = respond(-p, log_ref, tau)
+    cost = _cost(p, log_follower, log_ref, tau)
+    earnings = xp.vecdot(follower, cost)
+    preference = xp.vecdot(follower, p) if tau > 0 else earnings
+    residual = _residual(cost, -loss, log_follower, tau, (-2, -1))
+    return FollowerSide(log_follower, follower, -loss, earnings, preference, residual)
+
+
+def _follower_side_in_blocks(p: AnyArray, log_ref: AnyArray, tau: float) -> FollowerSide:
+    """:func:`_follower_side`, for numpy in blocks that stay in the cache: the problem separates over y and games."""
+    if not is_numpy_array(p) or p.size <= BLOCK:
+        return _follower_side(p, log_ref, tau)
+    n = p.shape[-1]
+    games, references = p.reshape(-1, n, n), log_ref.reshape(-1, n, n)
+    log_follower, follower = np.empty(games.shape), np.empty(games.shape)
+    value, earnings, preference = np.empty((3, *games.shape[:-1]))
+    whole = FollowerSide(log_follower, follower, value, earnings, preference, np.zeros(len(games)))
+
+    def solve(block: tuple[slice, slice]) -> AnyArray:
+        part = _follower_side(games[block], references[block], tau)
+        for target, values in zip(whole[:-1], part[:-1], strict=True):
+            target[block] = values
+        return part.residual
+
+    np.empty(4_000_000)  # freed at once: glibc then keeps freed blocks, which else cost page faults again and again
+    blocks = list(_blocks(*games.shape[:-1]))
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for (chosen, _), residual in zip(blocks, pool.map(solve, blocks), strict=True):
+                np.maximum(whole.residual[chosen], residual, out=whole.residual[chosen])
+    except InvalidReference:  # again, for a message that names its place in the whole batch
+        return _follower_side(p, log_ref, tau)
+    return FollowerSide(*(values.reshape(p.shape[: p.ndim - games.ndim + values.ndim]) for values in whole))
+
+
+def _blocks(games: int, n: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of games, or of rows of one game, that hold about ``BLOCK`` entries of P."""
+    many, rows = max(1, BLOCK // n**2), min(n, max(1, BLOCK // n))
+    for game in range(0, games, many):
+        for row in range(0, n, rows):
+            yield slice(game, game + many), slice(row, row + rows)
 
 
 @dataclass(frozen=True)
@@ -132,14 +222,14 @@ class StackelbergSolution:
         certificate: gap = duality gap; residual = :meth:`StackelbergGame.residual`.
     """
 
-    policy: Array
-    log_policy: Array
-    follower: Array
-    log_follower: Array
-    follower_value: Array
-    value: Array
-    follower_win_rate: Array
-    support: NDArray[np.bool_]
+    policy: AnyArray
+    log_policy: AnyArray
+    follower: AnyArray
+    log_follower: AnyArray
+    follower_value: AnyArray
+    value: AnyArray
+    follower_win_rate: AnyArray
+    support: AnyArray
     certificate: Certificate
 
 
@@ -147,8 +237,8 @@ def solve_slhf(
     P: PreferenceMatrix,
     tau_leader: float = 0.1,
     tau_follower: float = 0.1,
-    leader_reference: ArrayLike | None = None,
-    follower_reference: ArrayLike | None = None,
+    leader_reference: ArrayLike | AnyArray | None = None,
+    follower_reference: ArrayLike | AnyArray | None = None,
 ) -> StackelbergSolution:
     """The Stackelberg equilibrium, in closed form (arXiv 2512.16626, Eq. 5).
 
@@ -171,36 +261,36 @@ def solve_slhf(
         InvalidReference: a reference has the wrong shape, is not a distribution, or lacks support.
     """
     game = StackelbergGame.create(P, tau_leader, tau_follower, leader_reference, follower_reference)
-    log_follower, follower_value = game.follower_response(), game.follower_value()
-    log_policy = best_response(follower_value, game.log_leader_reference, game.tau_leader)
-    policy, follower = np.exp(log_policy), np.exp(log_follower)
+    side = _follower_side_in_blocks(game.p, game.log_follower_reference, game.tau_follower)
+    log_policy, policy, value = respond(side.value, game.log_leader_reference, game.tau_leader)
     return StackelbergSolution(
         policy=policy,
         log_policy=log_policy,
-        follower=follower,
-        log_follower=log_follower,
-        follower_value=follower_value,
-        value=best_response_value(follower_value, game.log_leader_reference, game.tau_leader),
-        follower_win_rate=np.sum(policy[..., None] * follower * (1 - game.p), axis=(-2, -1)),
+        follower=side.follower,
+        log_follower=side.log_follower,
+        follower_value=side.value,
+        value=value,
+        follower_win_rate=array_namespace(policy).sum(policy * (1 - side.preference), axis=-1),
         support=log_policy > -np.inf,
-        certificate=game.certificate(log_policy, log_follower, 0, "closed form"),
+        certificate=game.certificate(log_policy, side),
     )
 
 
 def duality_gap(
     P: PreferenceMatrix,
-    policy: ArrayLike,
-    follower: ArrayLike,
+    policy: ArrayLike | AnyArray,
+    follower: ArrayLike | AnyArray,
     tau_leader: float = 0.1,
     tau_follower: float = 0.1,
-    leader_reference: ArrayLike | None = None,
-    follower_reference: ArrayLike | None = None,
-) -> Array:
+    leader_reference: ArrayLike | AnyArray | None = None,
+    follower_reference: ArrayLike | AnyArray | None = None,
+) -> AnyArray:
     """``(...)``: how far any pair of policies (as probabilities) is from equilibrium, in units of preference.
 
     The other arguments and errors are those of :func:`solve_slhf`.
     """
     game = StackelbergGame.create(P, tau_leader, tau_follower, leader_reference, follower_reference)
-    log_policy = log_reference(policy, game.log_leader_reference.shape, "policy", full_support=False)
-    log_follower = log_reference(follower, game.p.shape, "follower", full_support=False)
+    shape = tuple(game.p.shape)
+    log_policy = log_reference(policy, shape[:-1], "policy", full_support=False, pattern=game.p)
+    log_follower = log_reference(follower, shape, "follower", full_support=False, pattern=game.p)
     return game.duality_gap(log_policy, log_follower)

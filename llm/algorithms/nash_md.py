@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
-from llm.experience import Collector, Experience, baseline, policy_gradient, to_go
+from llm.experience import Collector, Experience, Texts, baseline, policy_gradient, to_go
 from llm.policy import Segment
 from slhf.algorithms import NashMD
 from slhf.signals import policy_reward
@@ -29,7 +30,12 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
         "opponent": [chat.text(y.ids) for y in opponents],
     }
     conversations: list[list[Segment]] = [[(opening[i // k], None), (y.ids, "leader")] for i, y in enumerate(answers)]
-    return at.experience(conversations, texts, lambda texts: at.preferences(texts, "leader", "opponent"), step, session)
+    samples = {"leader": answers, "opponent": opponents}
+
+    def signal(texts: Texts) -> np.ndarray:
+        return at.preferences(texts, "leader", "opponent")
+
+    return at.experience(conversations, texts, signal, step, samples, session=session)
 
 
 def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

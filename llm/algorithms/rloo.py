@@ -37,7 +37,7 @@ def collect(spec: RLOO, at: Collector, prompts: list[str], step: int) -> Experie
     def signal(texts: Texts) -> np.ndarray:
         return reward.score(texts["prompt"], texts["leader"])
 
-    return at.experience(conversations, texts, signal, step, session)
+    return at.experience(conversations, texts, signal, step, {"leader": answers}, session=session)
 
 
 def loss(spec: RLOO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

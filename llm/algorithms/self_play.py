@@ -20,12 +20,16 @@ def collect_groups(at: Collector, prompts: list[str], step: int, groups: int, si
     with at.phase("generate"):
         session = at.generator.open([chat.prompt(x) for x in prompts])
         session.repeat(times)
-        answers = [y.ids for y in session.sample(at.max_new_tokens, at.seed(step, "leader"))]
+        answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
 
     prompts = [x for x in prompts for _ in range(times)]
-    texts = {"prompt": prompts, "leader": [chat.text(y) for y in answers]}
-    rows: list[list[Segment]] = [[(chat.prompt(x), None), (y, "leader")] for x, y in zip(prompts, answers, strict=True)]
-    return at.experience(rows, texts, lambda texts: win_rates(at, texts, size), step, session)
+    texts = {"prompt": prompts, "leader": [chat.text(y.ids) for y in answers]}
+    rows: list[list[Segment]] = [
+        [(chat.prompt(x), None), (y.ids, "leader")] for x, y in zip(prompts, answers, strict=True)
+    ]
+    return at.experience(
+        rows, texts, lambda texts: win_rates(at, texts, size), step, {"leader": answers}, session=session
+    )
 
 
 def win_rates(at: Collector, texts: Texts, size: int) -> np.ndarray:

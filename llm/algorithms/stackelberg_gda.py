@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
-from llm.experience import Collector, Experience, baseline, policy_gradient, to_go, two_role_rows
+from llm.experience import Collector, Experience, Texts, baseline, policy_gradient, to_go, two_role_rows
 from llm.policy import Policy
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
@@ -18,23 +19,27 @@ def collect(spec: StackelbergGDA, at: Collector, prompts: list[str], step: int) 
         session = at.generator.open([chat.prompt(x) for x in prompts])
         session.repeat(k)
         prompts = [x for x in prompts for _ in range(k)]
-        answers = [y.ids for y in session.sample(at.max_new_tokens, at.seed(step, "leader"))]
+        answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
         if chat.continues:
-            session.extend([chat.turn(y) for y in answers])  # reads on from the Leader's key-value cache
+            session.extend([chat.turn(y.ids) for y in answers])  # reads on from the Leader's key-value cache
         else:
-            session = at.generator.open([chat.follower_prompt(x, y) for x, y in zip(prompts, answers, strict=True)])
+            session = at.generator.open([chat.follower_prompt(x, y.ids) for x, y in zip(prompts, answers, strict=True)])
         session.repeat(m)
-        replies = [z.ids for z in session.sample(at.max_new_tokens, at.seed(step, "follower"), role="follower")]
+        replies = session.sample(at.max_new_tokens, at.seed(step, "follower"), role="follower")
 
     prompts = [x for x in prompts for _ in range(m)]
     answers = [y for y in answers for _ in range(m)]
     texts = {
         "prompt": prompts,
-        "leader": [chat.text(y) for y in answers],
-        "follower": [chat.text(z) for z in replies],
+        "leader": [chat.text(y.ids) for y in answers],
+        "follower": [chat.text(z.ids) for z in replies],
     }
-    rows = two_role_rows(at.policy, prompts, answers, replies)
-    return at.experience(rows, texts, lambda texts: at.preferences(texts, "leader", "follower"), step, session)
+    rows = two_role_rows(at.policy, prompts, [y.ids for y in answers], [z.ids for z in replies])
+
+    def signal(texts: Texts) -> np.ndarray:
+        return at.preferences(texts, "leader", "follower")
+
+    return at.experience(rows, texts, signal, step, {"leader": answers, "follower": replies}, m, session)
 
 
 def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[str, float]]:

@@ -12,7 +12,7 @@ An algorithm is a game and the forms that its steps can take, all pure functions
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +45,7 @@ from tabular.dynamics import (
     reward_game,
     stackelberg_gda,
 )
+from tabular.dynamics.sampling import against_samples
 from tabular.policies import Array, total_variation
 from tabular.preferences import PreferenceMatrix
 
@@ -58,35 +59,48 @@ class Dynamics:
     Attributes:
         game: the module of the game it plays.
         steps: its exact step in each form; the first is the default.
-        sampled: its step from samples, in the forms that have one.
+        sampled: its step from samples, in the forms that have one. "softmax" forms estimate the gradient from
+            sampled actions (what ``llm`` does); others play against sampled opponents (:mod:`~.sampling`).
     """
 
     game: ModuleType
     steps: Mapping[str, Step]
-    sampled: Mapping[str, Step] = field(default_factory=dict)
+    sampled: Mapping[str, Step]
+
+
+def _nash(steps: Mapping[str, Step], softmax_sampled: Step | None = None) -> Dynamics:
+    """An algorithm of the symmetric game: all but its "softmax" form see the game only through win rates."""
+    sampled: dict[str, Step] = {name: against_samples(step) for name, step in steps.items()}
+    if softmax_sampled is not None:
+        sampled["softmax"] = softmax_sampled
+    return Dynamics(nash_game, steps, sampled)
 
 
 DYNAMICS: dict[type[Algorithm], Dynamics] = {
     StackelbergGDA: Dynamics(stackelberg_gda, stackelberg_gda.STEPS, stackelberg_gda.SAMPLED_STEPS),
     RLOO: Dynamics(reward_game, {"softmax": policy_gradient.step_rloo}, {"softmax": policy_gradient.step_rloo_sampled}),
-    NashMD: Dynamics(
-        nash_game,
+    NashMD: _nash(
         {
             "mirror": mirror_descent.step_nash_md,
             "scheduled": mirror_descent.step_nash_md_scheduled,
             "softmax": policy_gradient.step_nash_pg,
         },
-        {"softmax": policy_gradient.step_nash_pg_sampled},
+        policy_gradient.step_nash_pg_sampled,
     ),
-    SPO: Dynamics(nash_game, {"softmax": policy_gradient.step_nash_pg, "mirror": mirror_descent.step_regularised}),
-    SPPO: Dynamics(nash_game, {"mirror": mirror_descent.step_mwu}),
-    OMWU: Dynamics(nash_game, {"mirror": extragradient.step_omwu, "simplex": extragradient.step_ogda}),
-    INPO: Dynamics(nash_game, {"mirror": mirror_descent.step_regularised}),
-    EGPO: Dynamics(nash_game, {"mirror": extragradient.step_egpo}),
-    MMD: Dynamics(nash_game, {"mirror": mirror_descent.step_mmd}),
-    MPO: Dynamics(nash_game, {"mirror": mirror_descent.step_mpo}),
-    OnlineIPO: Dynamics(nash_game, {"softmax": pairwise_losses.step_ipo}),
-    OnlineDPO: Dynamics(nash_game, {"softmax": pairwise_losses.step_dpo}),
+    SPO: _nash(
+        {"softmax": policy_gradient.step_nash_pg, "mirror": mirror_descent.step_regularised},
+        policy_gradient.step_spo_sampled,
+    ),
+    SPPO: _nash(
+        {"mirror": mirror_descent.step_mwu, "softmax": policy_gradient.step_nash_pg}, policy_gradient.step_spo_sampled
+    ),
+    OMWU: _nash({"mirror": extragradient.step_omwu, "simplex": extragradient.step_ogda}),
+    INPO: _nash({"mirror": mirror_descent.step_regularised}),
+    EGPO: _nash({"mirror": extragradient.step_egpo}),
+    MMD: _nash({"mirror": mirror_descent.step_mmd}),
+    MPO: _nash({"mirror": mirror_descent.step_mpo}),
+    OnlineIPO: _nash({"softmax": pairwise_losses.step_ipo}, pairwise_losses.step_ipo_sampled),
+    OnlineDPO: _nash({"softmax": pairwise_losses.step_dpo}, pairwise_losses.step_dpo_sampled),
 }
 """Which game and which steps each spec has."""
 
@@ -107,6 +121,7 @@ class Trace:
             For OnlineDPO and for NashMD without a schedule that is not where they end, but what they are
             compared with: the KL-Nash. At temperature 0, where there can be many equilibria, it is the
             nearest one to the reference, which need not be the one that is approached: see ``gaps``.
+        solution: ``(..., n)``, that exact solution.
         state: the algorithm's state after the last step.
     """
 
@@ -115,6 +130,7 @@ class Trace:
     averages: Array
     gaps: Array
     distances: Array
+    solution: Array
     state: Any
 
 
@@ -133,15 +149,17 @@ def run(
 
     Args:
         spec: the algorithm and its settings, such as ``StackelbergGDA(learning_rate=.05)``.
-        P: preferences of shape ``(..., n, n)``.
+        P: preferences of shape ``(..., n, n)``. Games of a batch draw independently, so copies of one game,
+            ``PreferenceMatrix(np.broadcast_to(P.p, (seeds, n, n)))``, are runs with as many seeds.
         steps: how many steps to take.
         record_every: steps between records; the first and last states are always recorded.
         parameterization: the form of the steps, by what they move: "simplex" (probabilities, with
             projections), "softmax" (logits, by the policy gradient) or "mirror" (logits, by the reward
-            itself); for NashMD also "scheduled". None takes the algorithm's first in ``DYNAMICS``.
+            itself); for NashMD also "scheduled". None takes the algorithm's first in ``DYNAMICS`` that is
+            exact, or with a seed sampled.
         leader_reference: pi_ref, broadcastable to ``(..., n)``; None is uniform.
         follower_reference: omega_ref, broadcastable to ``(..., n, n)``; None is uniform.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error, if that is a terminal.
         seed: take steps from sampled actions, as many as the spec says, instead of expectations. Step t
             draws from (seed, t) for the whole batch.
 
@@ -149,8 +167,10 @@ def run(
         InvalidParameter: an algorithm or form that is not available, or a bad number of steps or seed, or
             a learning rate so large that probabilities became NaN.
         InvalidReference: a bad reference.
+        InvalidPreferences: P holds another array than numpy's.
         SLHFError: what the game's solver raises, for the exact solution.
     """
+    P.require_numpy("tabular.dynamics.run")
     dynamics = _dynamics(spec)
     for name, value, least in (
         ("steps", steps, 0),
@@ -164,7 +184,7 @@ def run(
     exact, state = dynamics.game.solution(game), dynamics.game.init(game)
     total = np.exp(state.log_policy)
     records = [(0, total, total, dynamics.game.gap(game, state))]
-    for t in trange(1, steps + 1, disable=not progress):
+    for t in trange(1, steps + 1, disable=None if progress else True, leave=False):
         state = step(spec, game, state) if seed is None else step(spec, game, state, np.random.default_rng([seed, t]))
         policy = np.exp(state.log_policy)
         total = total + policy
@@ -173,7 +193,7 @@ def run(
                 raise InvalidParameter(f"{spec!r} diverged by step {t}; lower the learning rate.")
             records.append((t, policy, total / (t + 1), dynamics.game.gap(game, state)))
     taken, policies, averages, gaps = (np.array(column) for column in zip(*records, strict=True))
-    return Trace(taken, policies, averages, gaps, total_variation(policies, exact), state)
+    return Trace(taken, policies, averages, gaps, total_variation(policies, exact), exact, state)
 
 
 def _dynamics(spec: Algorithm) -> Dynamics:
@@ -187,8 +207,6 @@ def _step(dynamics: Dynamics, spec: Algorithm, form: str | None, seed: int | Non
     """The step of this form: exact without a seed, sampled with one."""
     steps = dynamics.steps if seed is None else dynamics.sampled
     sampled = "" if seed is None else " from samples"
-    if not steps:
-        raise InvalidParameter(f"seed = {seed}: {spec.name} has no sampled steps; drop the seed.")
     form = next(iter(steps)) if form is None else form
     if form not in steps:
         raise InvalidParameter(f"parameterization = {form!r}: {spec.name} is available as {', '.join(steps)}{sampled}.")

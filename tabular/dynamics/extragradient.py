@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import log_softmax
 
 from slhf.algorithms import EGPO, OMWU
 from tabular.dynamics.mirror_descent import mirror_step
-from tabular.dynamics.nash_game import NashGame, State
+from tabular.dynamics.nash_game import NashGame, State, normalised
 from tabular.policies import log_of, project_to_simplex
 
 
@@ -28,8 +27,8 @@ def step_omwu(spec: OMWU, game: NashGame, state: State) -> State:
     base <- base exp(eta q(pi)), pi <- base exp(eta q(pi)): the last q stands for the next one.
     """
     gain = spec.learning_rate * game.win_rates(state.log_policy)
-    base = log_softmax(state.log_anchor + gain, axis=-1)
-    return State(log_softmax(base + gain, axis=-1), base, state.t + 1)
+    base = normalised(state.log_anchor + gain)
+    return State(normalised(base + gain), base, state.t + 1)
 
 
 def step_ogda(spec: OMWU, game: NashGame, state: State) -> State:

@@ -5,24 +5,22 @@ Steps of the symmetric game (:mod:`tabular.dynamics.nash_game`) that use one set
 
 from __future__ import annotations
 
-from scipy.special import log_softmax
-
 from slhf.algorithms import INPO, MMD, MPO, SPO, SPPO, NashMD
 from slhf.errors import InvalidParameter
 from slhf.signals import geometric_mixture
-from tabular.dynamics.nash_game import NashGame, State
+from tabular.dynamics.nash_game import NashGame, State, normalised
 from tabular.policies import Array
 
 
 def mirror_step(log_policy: Array, log_ref: Array, q: Array, rate: float, tau: float) -> Array:
     """``(..., n)``: the log of pi^(1 - eta tau) mu^(eta tau) exp(eta q), normalised."""
-    return log_softmax(geometric_mixture(log_policy, log_ref, mixture=rate * tau) + rate * q, axis=-1)
+    return normalised(geometric_mixture(log_policy, log_ref, mixture=rate * tau) + rate * q)
 
 
 def step_mwu(spec: SPPO, game: NashGame, state: State) -> State:
     """pi <- pi exp(eta q): multiplicative weights (Freund and Schapire 1999), which exact SPPO is."""
     q = game.win_rates(state.log_policy)
-    return state._replace(log_policy=log_softmax(state.log_policy + spec.learning_rate * q, axis=-1), t=state.t + 1)
+    return state._replace(log_policy=normalised(state.log_policy + spec.learning_rate * q), t=state.t + 1)
 
 
 def step_regularised(spec: SPO | INPO, game: NashGame, state: State) -> State:
@@ -49,8 +47,8 @@ def step_nash_md_scheduled(spec: NashMD, game: NashGame, state: State) -> State:
 
 def _nash_md(rate: float, tau: float, game: NashGame, state: State) -> State:
     """pi_mix ~ pi^(1 - eta tau) mu^(eta tau), then pi <- pi_mix exp(eta P(. > pi_mix))."""
-    log_mixture = log_softmax(geometric_mixture(state.log_policy, game.log_reference, mixture=rate * tau), axis=-1)
-    log_policy = log_softmax(log_mixture + rate * game.win_rates(log_mixture), axis=-1)
+    log_mixture = normalised(geometric_mixture(state.log_policy, game.log_reference, mixture=rate * tau))
+    log_policy = normalised(log_mixture + rate * game.win_rates(log_mixture))
     return state._replace(log_policy=log_policy, t=state.t + 1)
 
 
@@ -61,7 +59,7 @@ def step_mmd(spec: MMD | MPO, game: NashGame, state: State) -> State:
     """
     rate, weight = spec.learning_rate, spec.learning_rate * spec.tau
     drawn = state.log_policy + weight * state.log_anchor + rate * game.win_rates(state.log_policy)
-    return state._replace(log_policy=log_softmax(drawn / (1 + weight), axis=-1), t=state.t + 1)
+    return state._replace(log_policy=normalised(drawn / (1 + weight)), t=state.t + 1)
 
 
 def step_mpo(spec: MPO, game: NashGame, state: State) -> State:

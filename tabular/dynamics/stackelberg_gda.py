@@ -25,7 +25,8 @@ from numpy.typing import ArrayLike
 
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
-from tabular.dynamics.policy_gradient import Actions, ascend, exact_gradient, reinforce, sample
+from tabular.dynamics.policy_gradient import ascend, exact_gradient, reinforce
+from tabular.dynamics.sampling import Actions, sample
 from tabular.policies import Array, best_response, log_of, log_ratio, project_to_simplex
 from tabular.preferences import PreferenceMatrix
 from tabular.stackelberg import StackelbergGame

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from experiments.run import HERE, main
+from llm.algorithms import IMPLEMENTATIONS
 
 FINITE = str(HERE / "sweeps" / "finite_answers.yaml")
-SMALL = ["--set", "steps=2", "--set", "train.batch_size=4", "--set", "model.seed=1"]
+SMALL = ["--set", "steps=2", "--set", "train.batch_size=4", "--set", "model.seed=1", "--set", "trained=one"]
 
 
 def run(*arguments):
@@ -72,7 +73,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, capsys):
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
-    assert {row["algorithm"] for row in first["results"]} == {"stackelberg_gda", "nash_md", "rloo"}
+    assert {row["algorithm"] for row in first["results"]} == {spec.name for spec in IMPLEMENTATIONS}
     assert first["results"][0]["labels"] == ["A", "B"]
 
 

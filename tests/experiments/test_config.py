@@ -23,6 +23,13 @@ def test_overrides_by_path_by_algorithm_and_by_last_part():
     assert specs["nash_md"].tau != 0.5
 
 
+def test_what_may_be_null_and_what_is_a_list():
+    (sweep,) = load_sweep(QUICKSTART, ["trackers=[tensorboard]", "tokens_per_micro_batch=null", "keep_every=4"])
+    assert sweep.train.trackers == ("tensorboard",)
+    assert sweep.train.tokens_per_micro_batch is None
+    assert sweep.train.keep_every == 4
+
+
 def test_a_field_of_several_algorithms_is_set_in_each():
     (sweep,) = load_sweep(QUICKSTART, ["learning_rate=1e-5"])
     assert {build_algorithm(entry).learning_rate for entry in sweep.algorithms} == {1e-5}
@@ -35,9 +42,9 @@ def test_several_values_make_every_combination():
 
 
 def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
-    games = [sweep.judge.matrix for sweep in load_sweep(FINITE)]
-    assert games == [str(HERE / "sweeps" / "games" / name) for name in ("condorcet.csv", "random5.csv")]
-    assert [sweep.judge.matrix for sweep in load_sweep(FINITE, ["judge.matrix=mine.csv"])] == ["mine.csv"]
+    games = [sweep.judge.matrix for sweep in load_sweep(FINITE, ["trained=one"])]
+    assert games == [str(HERE / "sweeps" / "games" / name) for name in ("condorcet.csv", "random5.csv", "winner.csv")]
+    assert {sweep.judge.matrix for sweep in load_sweep(FINITE, ["judge.matrix=mine.csv"])} == {"mine.csv"}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,9 @@ def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
         ("seed=1.5", r"seed = 1\.5"),
         ("train.steps=0", "steps = 0: must be at least 1"),
         ("evaluation.rounds=1", "rounds = 1: must be at least 2"),
+        ("warmup=1.5", r"TrainConfig\.warmup = 1\.5"),
+        ("schedule=cosin", r"train\.schedule = 'cosin'"),
+        ("trackers=[tensorbord]", r"names 'tensorbord'; there are: tensorboard, wandb, trackio"),
         ("dtype=int8", r"model\.dtype = 'int8'"),
         ("tau_leader=-1", r"tau_leader = -1\.0: must not be negative"),
     ],
@@ -63,7 +73,7 @@ def test_a_bad_override_is_named(override, message):
 
 def test_a_whole_path_wins_over_a_last_part():
     """Both the finite sweep and its model have a seed; the short key is the sweep's."""
-    (first, _) = load_sweep(FINITE, ["seed=3"])
+    first, *_ = load_sweep(FINITE, ["seed=3"])
     assert (first.seed, first.model.seed) == (3, 0)
 
 

@@ -81,7 +81,7 @@ def test_every_run_leaves_manifest_metrics_samples_and_adapter(finished):
         assert json.loads((run / "manifest.json").read_text())["config"]["train"]["steps"] == 2
         assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
         assert (run / "samples.jsonl").exists()
-        assert (run / "checkpoint" / "adapter" / "adapter_model.safetensors").exists()
+        assert (run / "checkpoint-000002" / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_the_report_shows_tables_figures_and_answers(finished):

@@ -4,38 +4,90 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from experiments.run import HERE, main
 
-SWEEP = str(HERE / "sweeps" / "finite_answers.yaml")
+SWEEP = HERE / "sweeps" / "finite_answers.yaml"
+NAMES = [entry["name"] for entry in yaml.safe_load(SWEEP.read_text())["algorithms"]]
+CASES = [
+    *[("random5.csv", name, trained) for name in NAMES if name != "sppo" for trained in ("one", "all")],
+    ("random5.csv", "stackelberg_gda", "two"),
+    ("condorcet.csv", "stackelberg_gda", "one"),
+    ("condorcet.csv", "stackelberg_gda", "two"),
+    ("winner.csv", "sppo", "one"),
+    ("winner.csv", "sppo", "all"),
+]
+"""Game, algorithm, and whether it trains one adapter, two, or all weights."""
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The whole sweep, once: two games, three algorithms, as the command line runs it."""
-    out = tmp_path_factory.mktemp("runs")
+    """The cases, each as the sweep of the README has it and the command line runs it."""
+    out, found = tmp_path_factory.mktemp("runs"), {}
+    for game in dict.fromkeys(game for game, _, _ in CASES):
+        for trained in ("one", "two", "all"):
+            sweep = yaml.safe_load(SWEEP.read_text())
+            sweep["grid"] = {"judge.matrix": [str(SWEEP.parent / "games" / game)], "trained": [trained]}
+            sweep["algorithms"] = [a for a in sweep["algorithms"] if (game, a["name"], trained) in CASES]
+            if not sweep["algorithms"]:
+                continue
+            (out / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+            printed = run(out / "sweep.yaml", "--out", str(out))
+            assert not printed["skipped"]
+            found |= {(game, r["algorithm"], trained): r for r in printed["results"]}
+    return found
+
+
+def run(*arguments):
+    """What the command prints."""
     with pytest.MonkeyPatch.context() as patch:
         printed = []
         patch.setattr("builtins.print", lambda *args, **_: printed.append(args[0]))
-        assert main([SWEEP, "--out", str(out)]) == 0
-    return {(r["game"].rsplit("/", 1)[-1], r["algorithm"]): r for r in json.loads(printed[-1])["results"]}
+        assert main([str(argument) for argument in arguments]) == 0, printed
+    return json.loads(printed[-1])
 
 
-@pytest.mark.parametrize("game", ["condorcet.csv", "random5.csv"])
-@pytest.mark.parametrize("algorithm", ["stackelberg_gda", "nash_md", "rloo"])
-def test_the_learned_policy_is_the_exact_one(results, game, algorithm):
-    result = results[game, algorithm]
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_the_learned_policy_is_the_exact_one(results, case):
+    result = results[case]
     assert result["leader_tv"] <= 0.05
-    if algorithm == "stackelberg_gda":
+    if case[1] == "stackelberg_gda":
         assert result["follower_tv"] <= 0.05
 
 
-@pytest.mark.parametrize("game", ["condorcet.csv", "random5.csv"])
-def test_there_was_something_to_learn(results, game):
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_there_was_something_to_learn(results, case):
     """Every exact policy is farther from where training started than the tolerance."""
-    for algorithm in ("stackelberg_gda", "nash_md", "rloo"):
-        result = results[game, algorithm]
-        assert np.abs(np.subtract(result["exact"], result["reference"])).sum() / 2 > 0.05
-    result = results[game, "stackelberg_gda"]
-    moved = np.abs(np.subtract(result["exact_follower"], result["follower_reference"])).sum(-1) / 2
-    assert result["exact"] @ moved > 0.05
+    result = results[case]
+    assert np.abs(np.subtract(result["exact"], result["reference"])).sum() / 2 > 0.05
+    if case[1] == "stackelberg_gda":
+        moved = np.abs(np.subtract(result["exact_follower"], result["follower_reference"])).sum(-1) / 2
+        assert result["exact"] @ moved > 0.05
+
+
+@pytest.mark.parametrize("trained", ["one", "all"])
+def test_online_dpo_finds_its_own_fixed_point_and_not_the_nash_equilibrium(results, trained):
+    result = results["random5.csv", "online_dpo", trained]
+    between = np.abs(np.subtract(result["exact"], result["nash"])).sum() / 2
+    assert between > 0.2
+    assert result["nash_tv"] > 0.2
+    assert result["leader_tv"] < result["nash_tv"] / 4
+
+
+def test_what_comes_to_rest_nowhere_is_named_and_not_trained(tmp_path):
+    sweep = yaml.safe_load(SWEEP.read_text())
+    sweep["grid"] = {"judge.matrix": [str(SWEEP.parent / "games" / "condorcet.csv")], "trained": ["two"]}
+    sweep["algorithms"] = [a for a in sweep["algorithms"] if a["name"] in ("stackelberg_gda", "sppo", "rloo")]
+    sweep["train"] = {"steps": 2, "batch_size": 4}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    printed = run(tmp_path / "sweep.yaml", "--out", tmp_path)
+    assert [r["algorithm"] for r in printed["results"]] == ["stackelberg_gda"]
+    assert [r["algorithm"] for r in printed["skipped"]] == ["rloo", "sppo"]
+    assert all("no Follower" in r["reason"] for r in printed["skipped"])
+
+    printed = run(tmp_path / "sweep.yaml", "--set", "trained=one", "--out", tmp_path)
+    (skipped,) = printed["skipped"]
+    assert skipped["algorithm"] == "sppo"
+    assert "Condorcet winner" in skipped["reason"]
+    assert not list((tmp_path / "finite_answers").glob("sppo*"))

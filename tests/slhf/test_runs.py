@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
+from slhf import runs
 from slhf.errors import RunError
-from slhf.runs import Run, content_hash, derive_seed, write_json
+from slhf.runs import Run, content_hash, derive_seed, write_directory, write_json
 
 
 def test_the_hash_depends_on_content_not_on_order():
@@ -44,13 +47,78 @@ def test_rewind_drops_later_steps_and_a_torn_line(tmp_path):
     run = Run.open(tmp_path, "x", {})
     for step in range(4):
         run.log({"step": step})
+        run.log({"step": step}, "samples.jsonl")
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
+    (run.path / ".metrics.jsonl.123.tmp").write_text("of a process that was killed")
     run.rewind(2)
-    assert run.metrics() == [{"step": 0}, {"step": 1}]
+    assert run.metrics() == run.metrics("samples.jsonl") == [{"step": 0}, {"step": 1}]
+    assert not list(run.path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("steps", [[0], [0, 0, 1], [0, 2], []])
+def test_steps_that_are_missing_or_repeated_before_the_checkpoint_are_refused(tmp_path, steps):
+    run = Run.open(tmp_path, "x", {})
+    for step in steps:
+        run.log({"step": step})
+    with pytest.raises(RunError, match="steps 0 to 1 once each"):
+        run.rewind(2)
 
 
 def test_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert not (tmp_path / "x.json").exists()
+    run = Run.open(tmp_path, "x", {})
+    with pytest.raises(RunError, match=r"Step 3: loss of metrics\.jsonl is not finite"):
+        run.log({"step": 3, "loss": float("nan"), "kl": 0.0})
+    assert run.metrics() == []
+
+
+def test_a_directory_is_whole_or_not_there(tmp_path):
+    def half(path):
+        (path / "a").write_text("new")
+        raise KeyboardInterrupt
+
+    target = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        write_directory(target, half)
+    assert not target.exists()
+    write_directory(target, lambda path: (path / "a").write_text("old"))
+    with pytest.raises(KeyboardInterrupt):
+        write_directory(target, half)
+    assert (target / "a").read_text() == "old"
+    write_directory(target, lambda path: (path / "b").write_text("new"))  # over the leftover of the crash
+    assert [path.name for path in target.iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_all_of_a_directory_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced, target = [], tmp_path / "state"
+    monkeypatch.setattr(runs, "sync", lambda path: synced.append((path.name, target.exists())))
+
+    def fill(path):
+        (path / "inner").mkdir()
+        (path / "inner" / "file").write_text("x")
+
+    write_directory(target, fill)
+    assert {name for name, named in synced if not named} == {"inner", "file", ".state.tmp"}
+    assert synced[-1] == (tmp_path.name, True)
+
+
+def test_the_lock_keeps_other_processes_out_and_dies_with_its_holder(tmp_path):
+    run = Run.open(tmp_path, "x", {})
+    holder = (
+        "import sys, pathlib; from slhf.runs import Run\n"
+        "with Run(pathlib.Path(sys.argv[1])).lock():\n    print(flush=True); sys.stdin.read()"
+    )
+    arguments = [sys.executable, "-c", holder, str(run.path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(RunError, match=f"in use by process {process.pid}"), run.lock():
+            pass
+        process.kill()
+    with run.lock(), run.lock():  # free again, and its holder may take it twice
+        pass
+    with run.lock():
+        pass

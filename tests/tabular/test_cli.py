@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from slhf.algorithms import ALGORITHMS, OMWU, SPO, StackelbergGDA
 from tabular import nash, solve_nlhf, solve_rlhf, solve_slhf
 from tabular.__main__ import main
+from tabular.commands.run import field_docs
+from tabular.dynamics import run
 from tests.tabular.strategies import CONDORCET
 
 
@@ -194,3 +198,172 @@ def test_help_teaches_with_examples(capsys):
     out = capsys.readouterr().out
     assert "python -m tabular solve P.csv --concept slhf --tau 0.1" in out
     assert "probability that i is preferred to j" in out
+
+
+# run
+
+
+def followed(capsys, *argv):
+    assert main(["run", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_run_is_the_librarys(capsys, file):
+    found = followed(
+        capsys, file, "--algorithm", "stackelberg_gda", "--set", "learning_rate=0.1", "--set", "timescale=2",
+        "--steps", "60", "--record-every", "20", "--form", "mirror", "--reference", ".2,.3,.5",
+        "--follower-reference", ".6,.2,.2",
+    )  # fmt: skip
+    trace = run(StackelbergGDA(0.1, 2), CONDORCET, 60, 20, "mirror", [0.2, 0.3, 0.5], [0.6, 0.2, 0.2])
+    assert found["steps"] == [0, 20, 40, 60]
+    for name in ("policies", "averages", "gaps", "distances", "solution"):
+        assert_allclose(found[name], getattr(trace, name))
+    assert (found["algorithm"], found["form"], found["seed"]) == ("stackelberg_gda", "mirror", None)
+    assert found["settings"]["timescale"] == 2
+    assert found["labels"] == ["A", "B", "C"]
+
+
+def test_run_samples_with_a_seed(capsys, file):
+    found = followed(capsys, file, "--algorithm", "spo", "--set", "samples=4", "--steps", "5", "--seed", "3")
+    assert_allclose(found["policies"], run(SPO(samples=4), CONDORCET, 5, seed=3).policies)
+    assert (found["form"], found["seed"], found["settings"]["samples"]) == ("softmax", 3, 4)
+
+
+def test_run_knows_the_literatures_names(capsys, file):
+    found = followed(capsys, file, "--algorithm", "ogda", "--steps", "5", "--reference", ".2,.3,.5")
+    expected = run(OMWU(), CONDORCET, 5, parameterization="simplex", leader_reference=[0.2, 0.3, 0.5])
+    assert_allclose(found["policies"], expected.policies)
+    assert (found["algorithm"], found["form"]) == ("omwu", "simplex")
+    assert main(["run", file, "--algorithm", "ogda", "--form", "mirror"]) == 2
+    assert "ogda is omwu --form simplex" in capsys.readouterr().err
+
+
+def test_the_runs_table(capsys, file):
+    assert main(["run", file, "--algorithm", "stackelberg_gda", "--steps", "2000"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""  # no progress bar, for this is no terminal
+    lines = captured.out.splitlines()
+    assert lines[0].split() == ["step", "gap", "distance", "last", "policy", "(A,", "B,", "C)", "average", "policy"]
+    steps = [int(line.split()[0]) for line in lines[2:14]]
+    assert (steps[0], steps[-1], len(steps)) == (0, 2000, 12)
+    assert np.all(np.diff(np.log(steps[1:])) > 0.5)
+    assert lines[2].split()[3:6] == ["0.3333"] * 3
+    exact = [f"{p:.4f}" for p in solve_slhf(CONDORCET).policy]
+    assert lines[13].split()[3:6] == exact
+    assert lines[14].split() == ["exact", *exact]
+    assert "StackelbergGDA(learning_rate=0.05" in captured.out
+    assert captured.out.endswith("form: simplex, exact expectations\n")
+
+
+def test_a_large_game_shows_the_likeliest(capsys, tmp_path):
+    np.save(tmp_path / "P.npy", np.stack([np.full((9, 9), 0.5)] * 2))
+    assert main(["run", str(tmp_path / "P.npy"), "--algorithm", "inpo", "--steps", "0"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("likeliest of 9") == 2
+    assert "game (1,)" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--algorithm", "stackelberg_gda", "--set", "timescales=1"], "did you mean timescale?"),
+        (["--algorithm", "omwu", "--set", "zzz=1"], "omwu has no such setting; valid are learning_rate, samples"),
+        (["--algorithm", "omwu", "--set", "learning_rate=fast"], "--set learning_rate=fast: must be a number"),
+        (["--algorithm", "omwu", "--set", "samples=1.5"], "--set samples=1.5: must be a whole number"),
+        (["--algorithm", "omwu", "--set", "learning_rate=-1"], "OMWU.learning_rate = -1.0: must be positive"),
+        (["--algorithm", "omwu", "--form", "mirrors"], "--form mirrors: not a form of omwu; did you mean mirror?"),
+        (["--algorithm", "stackelberg_gda", "--form", "mirror", "--seed", "0"], "not a form of stackelberg_gda with"),
+        (["--algorithm", "omwu", "--steps", "-1"], "steps = -1"),
+    ],
+)
+def test_bad_runs_are_refused_in_one_line(capsys, file, argv, message):
+    assert main(["run", file, *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--algorithm", "stackleberg"], "'stackleberg' is unknown; did you mean stackelberg_gda?"),
+        (["--algorithm", "omwu", "--set", "samples"], "'samples' is not NAME=VALUE"),
+        (["--algorithm", "omwu", "--plot", "x.bmpx"], "'x.bmpx': pictures are written as .png"),
+    ],
+)
+def test_bad_names_of_runs_are_one_line(capsys, argv, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "P.csv", *argv])
+    err = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_help_of_run_teaches_every_algorithm_and_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    for name, cls in ALGORITHMS.items():
+        assert f" {name}: " in out
+        for field in fields(cls):
+            assert f"{field.name} = {field.default}: {' '.join(field_docs(cls)[field.name].split())}" in out
+    assert "onpo = omwu --form mirror" in out
+
+
+# Pictures
+
+PNG = b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["solve", "FILE", "--concept", "slhf"],
+        ["solve", "FILE", "--concept", "nlhf"],
+        ["describe", "FILE"],
+        ["run", "FILE", "--algorithm", "mmd", "--steps", "20"],
+        ["run", "LARGE", "--algorithm", "mmd", "--steps", "20"],
+        ["describe", "LARGE"],
+        ["audit", "--concept", "rlhf", "--axiom", "smith", "--axiom", "pareto", "--games", "0"],
+    ],
+    ids=" ".join,
+)
+def test_plots_are_written_beside_the_answer(capsys, file, tmp_path, argv):
+    np.save(tmp_path / "large.npy", np.full((14, 14), 0.5))
+    argv = [{"FILE": file, "LARGE": str(tmp_path / "large.npy")}.get(word, word) for word in argv]
+    assert main(argv) == 0
+    answer = capsys.readouterr().out
+    picture = tmp_path / "new folder" / "picture.png"
+    assert main([*argv, "--plot", str(picture)]) == 0
+    assert capsys.readouterr().out == answer
+    assert picture.read_bytes().startswith(PNG)
+    assert picture.stat().st_size > 5000
+
+
+def test_an_unwritable_plot_is_one_line(capsys, file):
+    for command in (["solve", file, "--concept", "nlhf"], ["describe", file], ["run", file, "--algorithm", "mmd"]):
+        assert main([*command, "--plot", file + "/picture.png"]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith(f"error: {file}/picture.png: cannot be written: ")
+        assert captured.err.count("\n") == 1
+
+
+def test_a_batch_is_not_drawn(capsys, tmp_path):
+    np.save(tmp_path / "P.npy", np.stack([CONDORCET.p] * 2))
+    assert main(["describe", str(tmp_path / "P.npy"), "--plot", str(tmp_path / "x.png")]) == 2
+    assert "holds a batch of shape (2,)" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    """More than a pipe holds, to a reader that takes one line."""
+    np.save(tmp_path / "P.npy", np.broadcast_to(CONDORCET.p, (300, 3, 3)))
+    command = [sys.executable, "-m", "tabular", "describe", str(tmp_path / "P.npy"), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -15,7 +15,7 @@ from slhf.errors import InvalidParameter, InvalidReference
 from tabular import PreferenceMatrix, solve_slhf
 from tabular.dynamics import Trace, run
 from tabular.dynamics import stackelberg_gda as gda
-from tabular.policies import project_to_simplex
+from tabular.policies import project_to_simplex, total_variation
 from tabular.stackelberg import StackelbergGame
 from tests.tabular.strategies import CONDORCET, examples, games, policies, seeds, single_games
 
@@ -118,6 +118,19 @@ def test_reaches_the_closed_form(parameterization, tau, timescale, steps, distan
 def test_a_faster_follower_helps():
     at_100 = [run(StackelbergGDA(0.05, k, 0.1, 0.1), CONDORCET, 100, 100).distances[-1] for k in (1, 5, 10)]
     assert_allclose(at_100, [0.0801, 0.0424, 0.0371], atol=1e-4)
+
+
+@pytest.mark.parametrize(("tau", "distances"), [(0.1, (0.19, 0.083, 0.065)), (0.01, (0.78, 0.60, 0.51))])
+def test_the_numbers_of_math_section_4(tau, distances):
+    """TV to the Leader at t = 100 for kappa = 1, 5, 10, from Dirichlet draws: NumPy's generator 0, pi first."""
+    rng = np.random.default_rng(0)
+    start = gda.State(np.log(rng.dirichlet(np.ones(3))), np.log(rng.dirichlet(np.ones(3), size=3)))
+    game = StackelbergGame.create(CONDORCET, tau, tau)
+    for timescale, distance in zip((1, 5, 10), distances, strict=True):
+        state = start
+        for _ in range(100):
+            state = gda.step_simplex(StackelbergGDA(0.05, timescale, tau, tau), game, state)
+        assert total_variation(np.exp(state.log_policy), gda.solution(game)) == pytest.approx(distance, abs=0.005)
 
 
 def test_mirror_steps_bear_small_temperatures_and_long_steps():

@@ -36,6 +36,7 @@ FIXED = {
     "SPO, softmax": (SPO(0.7, 0.2), "softmax"),
     "SPO, mirror": (SPO(0.7, 0.2), "mirror"),
     "SPPO": (SPPO(0.7), "mirror"),
+    "SPPO, softmax": (SPPO(0.7), "softmax"),
     "OMWU": (OMWU(0.7), "mirror"),
     "OGDA": (OMWU(0.2), "simplex"),
     "INPO": (INPO(0.7, 0.2), "mirror"),
@@ -197,6 +198,21 @@ def test_sppo_is_multiplicative_weights():
     assert_array_equal(run(SPO(0.3), P, 20, parameterization="mirror").policies, trace.policies)
 
 
+@examples(10)
+@given(P=single_games(), seed=seeds)
+def test_softmax_sppo_is_a_gradient_step_on_its_regression(P, seed):
+    """Of E_{y ~ pi_t}[(log pi/pi_t(y) - eta (P(y > pi_t) - 1/2))^2], half its length, from pi_t."""
+    now, rate = policies((P.n,), seed, 0.05), 0.4
+    target = rate * (P.prefer(now) - 0.5)
+
+    def loss(logits):
+        return now @ (logits - np.log(np.exp(logits).sum()) - np.log(now) - target) ** 2
+
+    slope = [(loss(np.log(now) + m) - loss(np.log(now) - m)) / 2e-5 for m in 1e-5 * np.eye(P.n)]
+    after = run(SPPO(rate), P, 1, 1, "softmax", now).policies[-1]
+    assert_allclose(after, normalised(now * np.exp(-0.5 * np.array(slope))), atol=1e-9)
+
+
 def test_on_rock_paper_scissors_mwu_spirals_out_and_omwu_in():
     third = np.log(np.full(3, 1 / 3))
     mwu = run(SPPO(0.3), RPS, 1000, leader_reference=OFF_CENTRE)
@@ -225,6 +241,18 @@ def test_the_average_of_mwu_approaches_nash_as_one_over_root_t(P):
         assert np.all(exploitability <= np.sqrt(D / (2 * T)))
         assert np.all(exploitability > -1e-12)
     assert np.sqrt(D / (2 * T)) < trace.gaps[0].max() / 2
+
+
+@pytest.mark.parametrize("P", [RPS, uniform_games(6, 10)], ids=["rps", "random"])
+def test_the_average_of_onpo_approaches_nash_as_one_over_t(P):
+    """Two optimistic players' regrets add up to a constant: exploitability <= D / (eta T), D as above, any T."""
+    mu, rate = normalised(0.3 ** np.arange(P.n)), 0.5
+    D = -np.log(mu.min())
+    for T in (50, 200, 800, 3200):
+        optimistic, plain = (run(spec, P, T - 1, T, leader_reference=mu) for spec in (OMWU(rate), SPPO(rate)))
+        exploitability, larger = ((P.prefer(t.averages[-1]) - 0.5).max(-1) for t in (optimistic, plain))
+        assert np.all(exploitability <= D / (rate * T))
+    assert np.max(larger) > 1.4 * D / (rate * T)  # multiplicative weights do not keep this bound
 
 
 def test_mpo_reaches_the_game_without_price():

@@ -6,6 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 
@@ -136,6 +137,37 @@ def test_small_temperatures_and_skewed_references_are_solved(n, tau):
     assert np.all(s.certificate.iterations <= 500)
 
 
+@examples(60)
+@given(P=games(sizes=(1, 12)), power=st.integers(-6, 6), seed=seeds)
+def test_every_temperature_is_certified(P, power, seed):
+    tau, reference = 10.0**power, policies(P.p.shape[:-1], seed)
+    s = solve_nlhf(P, tau, reference)
+    distance = np.sqrt(2 * s.certificate.gap / tau)  # in L1; rounding in P allows no less than about 1e-16 / tau
+    assert np.all(distance <= 1e-13 + 1e-15 / tau)
+    indifferent = tau * (s.log_policy - np.log(reference)) - P.prefer(s.policy)
+    assert np.all(np.ptp(indifferent, axis=-1) <= 1e-12 * max(1, tau))
+
+
+def test_a_large_game():
+    rng = np.random.default_rng(0)
+    margins = np.triu(rng.uniform(-0.5, 0.5, size=(1000, 1000)), 1)
+    s = solve_nlhf(PreferenceMatrix.from_margins(margins - margins.T), 0.01)
+    assert s.certificate.gap <= 1e-20
+    assert s.certificate.iterations <= 16
+
+
+def test_a_batch_in_parts_is_the_batch(monkeypatch):
+    rng = np.random.default_rng(0)
+    margins = np.triu(rng.uniform(-0.5, 0.5, size=(2, 5, 4, 4)), 1)
+    P = PreferenceMatrix.from_margins(margins - np.swapaxes(margins, -1, -2))
+    reference = policies((2, 5, 4), 1)
+    whole = solve_nlhf(P, 0.01, reference)
+    monkeypatch.setattr(nash, "ENTRIES_AT_ONCE", 3 * 16)
+    parts = solve_nlhf(P, 0.01, reference)
+    assert_allclose(parts.policy, whole.policy, rtol=1e-12)
+    assert_array_equal(parts.certificate.iterations, whole.certificate.iterations)
+
+
 def test_newton_step_uses_the_true_jacobian():
     """Against central differences of log pi - log pi_ref - A pi / tau in the logits."""
     A, log_ref = CONDORCET.margins, np.log(policies((3,), 0))
@@ -148,7 +180,8 @@ def test_newton_step_uses_the_true_jacobian():
     step = 1e-6
     columns = [(equation(logits + step * e) - equation(logits - step * e)) / (2 * step) for e in np.eye(3)]
     expected = logits - np.linalg.solve(np.array(columns).T, equation(logits))
-    actual, _ = nash.newton_step(A[None], log_ref[None], logits[None], np.array([inverse_tau]))
+    reach = np.abs(A).max(0)
+    actual, _ = nash.newton_step(A[None], reach[None], log_ref[None], logits[None], np.array([inverse_tau]))
     assert_allclose(actual[0], expected - logsumexp(expected), atol=1e-8)
 
 

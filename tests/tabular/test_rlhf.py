@@ -40,12 +40,18 @@ def test_score_equations_hold(P, seed, l2):
 def test_gradient_and_hessian(P, seed, l2):
     weights = random_weights(P, seed) * (1 - np.eye(P.n))
     reward, step = np.random.default_rng(seed).normal(size=P.p.shape[:-1]), 1e-5
-    gradient, hessian = rlhf.score(reward, P.p, weights, l2), rlhf.information(reward, weights, l2)
+
+    def likelihood(r):
+        return rlhf.log_likelihood(r, rlhf.win_probability(r), weights * P.p, l2)
+
+    def gradient(r):
+        return rlhf.score(r, rlhf.win_probability(r), P.p, weights, l2)
+
+    hessian = rlhf.information(rlhf.win_probability(reward), weights, l2)
     for i, e in enumerate(step * np.eye(P.n)):
-        up, down = reward + e, reward - e
-        slope = (rlhf.log_likelihood(up, P.p, weights, l2) - rlhf.log_likelihood(down, P.p, weights, l2)) / (2 * step)
-        assert_allclose(slope, gradient[..., i], rtol=1e-6, atol=1e-7)
-        curvature = (rlhf.score(up, P.p, weights, l2) - rlhf.score(down, P.p, weights, l2)) / (2 * step)
+        slope = (likelihood(reward + e) - likelihood(reward - e)) / (2 * step)
+        assert_allclose(slope, gradient(reward)[..., i], rtol=1e-6, atol=1e-7)
+        curvature = (gradient(reward + e) - gradient(reward - e)) / (2 * step)
         assert_allclose(-curvature, hessian[..., i], rtol=1e-6, atol=1e-7)
 
 

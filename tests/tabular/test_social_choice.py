@@ -116,14 +116,20 @@ def test_schwartz_in_smith_and_winners_in_both(P):
     assert np.all(~no_ties[..., None] | (smith == schwartz))
 
 
+def list_cycles(beats):
+    """All simple cycles, by trying all arrangements; each is a list of edges."""
+    for length in range(3, len(beats) + 1):
+        for path in permutations(range(len(beats)), length):
+            edges = list(zip(path, path[1:] + path[:1], strict=True))
+            if path[0] == min(path) and all(beats[edge] for edge in edges):
+                yield edges
+
+
 def simple_cycles(beats):
-    """How many simple cycles of each length, by listing all arrangements."""
-    n = len(beats)
-    counts = [0] * (n + 1)
-    for length in range(3, n + 1):
-        for path in permutations(range(n), length):
-            if path[0] == min(path) and all(beats[a, b] for a, b in zip(path, path[1:] + path[:1], strict=True)):
-                counts[length] += 1
+    """How many simple cycles of each length."""
+    counts = [0] * (len(beats) + 1)
+    for edges in list_cycles(beats):
+        counts[len(edges)] += 1
     return counts
 
 
@@ -132,6 +138,8 @@ def simple_cycles(beats):
 def test_cycles(P):
     expected = simple_cycles(sc.majority(P))
     assert sc.cycle_counts(P).tolist() == expected
+    on_cycles = {edge for cycle in list_cycles(sc.majority(P)) for edge in cycle}
+    assert {tuple(map(int, edge)) for edge in np.argwhere(sc.cycle_edges(P))} == on_cycles
     assert sc.three_cycles(P) == (expected[3] if P.n > 2 else 0)
     assert sc.shortest_cycle(P) == next((k for k, count in enumerate(expected) if count), 0)
 

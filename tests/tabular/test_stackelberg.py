@@ -8,11 +8,12 @@ from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 
 from slhf.errors import InvalidParameter, InvalidReference
-from tabular import PreferenceMatrix, duality_gap, solve_slhf
+from tabular import PreferenceMatrix, duality_gap, solve_slhf, stackelberg
 from tabular.policies import best_response_value
 from tabular.stackelberg import StackelbergGame
 from tests.tabular.strategies import (
     CONDORCET,
+    complete,
     examples,
     games,
     policies,
@@ -256,7 +257,7 @@ def test_at_temperature_zero_references_may_have_zeros_but_must_be_able_to_choos
         ({"leader_reference": [0.5, 0.2, 0.2]}, InvalidReference, "leader_reference sums to 0.9"),
         ({"leader_reference": [0.5, 0.5, 0]}, InvalidReference, r"leader_reference\(2,\) = 0"),
         ({"leader_reference": [1.5, -0.5, 0]}, InvalidReference, r"leader_reference\(1,\) = -0.5"),
-        ({"follower_reference": np.full((2, 3), 1 / 3)}, InvalidReference, "follower_reference cannot be read"),
+        ({"follower_reference": np.full((2, 3), 1 / 3)}, InvalidReference, r"follower_reference has shape \(2, 3\)"),
         ({"follower_reference": np.full((3, 3), 1 / 2)}, InvalidReference, r"follower_reference\(0,\) sums to 1.5"),
         ({"follower_reference": "uniform"}, InvalidReference, "follower_reference cannot be read"),
     ],
@@ -264,3 +265,47 @@ def test_at_temperature_zero_references_may_have_zeros_but_must_be_able_to_choos
 def test_bad_arguments_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         solve_slhf(CONDORCET, **options)
+
+
+@pytest.mark.parametrize("n", [3, 300])
+@pytest.mark.parametrize("tau", [0.0, 0.1])
+def test_the_certificate_measures_the_policies_that_are_returned(monkeypatch, n, tau):
+    """A Follower that strays from its best reply, without a word to the certificate, is found out."""
+    respond = stackelberg.respond
+
+    def careless(score, log_ref, tau, **options):
+        best = respond(score, log_ref, tau, **options)
+        if score.shape[-2:] != (n, n) and score.ndim < 3:
+            return best
+        return best._replace(log_policy=log_ref + 0.0, policy=np.exp(log_ref))
+
+    p = complete(np.random.default_rng(0).uniform(size=(2, n, n)))
+    monkeypatch.setattr(stackelberg, "respond", careless)
+    certificate = solve_slhf(PreferenceMatrix(p), tau, tau).certificate
+    assert np.all(certificate.gap > 0.01)
+    assert np.all(certificate.residual > 0.01)
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (3, 200, 200), (20, 70, 70), (2, 3000, 4, 4)])
+@pytest.mark.parametrize("tau", [0.0, 1e-4, 0.1])
+def test_blocks_do_not_show(shape, tau):
+    """Games larger than a block have the answers of the whole computed at once."""
+    P = PreferenceMatrix(complete(np.random.default_rng(1).integers(0, 5, size=shape) / 4))
+    reference = policies(shape[-2:], 0)
+    s = solve_slhf(P, tau, tau, follower_reference=reference)
+    whole = stackelberg._follower_side(P.p, np.broadcast_to(np.log(reference), shape), tau)
+    assert_allclose(s.follower, whole.follower, atol=1e-14)
+    assert_allclose(s.log_follower, whole.log_follower, atol=1e-10)
+    assert_allclose(s.follower_value, whole.value, atol=1e-14)
+    assert s.certificate.gap.shape == shape[:-2]
+    assert np.all(np.abs(s.certificate.gap) < 1e-12)
+    assert np.all(s.certificate.residual < 1e-12)
+
+
+def test_an_unable_reference_is_named_by_its_place_in_the_batch():
+    P = PreferenceMatrix(np.full((30, 60, 60), 0.5))
+    p = P.p.copy()
+    p[29, 59, 0], p[29, 0, 59] = 0.1, 0.9
+    reference = np.r_[0, np.full(59, 1 / 59)]
+    with pytest.raises(InvalidReference, match=r"game \(29, 59\)"):
+        solve_slhf(PreferenceMatrix(p), 0, 0, follower_reference=reference)

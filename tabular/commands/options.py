@@ -1,0 +1,96 @@
+"""What the commands share: errors of one line, options, names with suggestions, figures."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from slhf.errors import InvalidParameter
+from tabular.preferences import Missing, PreferenceMatrix, Unranked
+
+FILE_HELP = """\
+FILE holds P[i, j], the probability that i is preferred to j, as .csv, .json or .npy. For example:
+
+  ,A,B,C              or            {"labels": ["A", "B", "C"],
+  A,.5,.65,.4                        "p": [[0.5, 0.65, 0.4],
+  B,.35,.5,.75                             [0.35, 0.5, 0.75],
+  C,.6,.25,.5                              [0.6, 0.25, 0.5]]}
+
+It can also be a CSV of comparisons (first row: winner,loser,count) or a PrefLib file (.soc, .soi, .toc, .toi).
+"""
+
+PLOT_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], str], help: str, description: str, epilog: str
+) -> argparse.ArgumentParser:
+    """A new command, answered by ``run``; its ``epilog`` is printed as it is."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def file_options(parser: argparse.ArgumentParser) -> None:
+    """FILE and how to read it."""
+    parser.add_argument("file", metavar="FILE", help="the preferences, see below")
+    parser.add_argument(
+        "--unranked",
+        choices=get_args(Unranked),
+        help="incomplete orders in a PrefLib file: alternatives left out say nothing, or tie at the bottom",
+    )
+    parser.add_argument(
+        "--missing", choices=get_args(Missing), default="raise", help="pairs never compared: an error, or ties"
+    )
+
+
+def output_options(parser: argparse.ArgumentParser, picture: str) -> None:
+    """--json and --plot."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--plot", type=_plot_file, metavar="FILE", help=f"also draw {picture} (.png, .pdf or .svg)")
+
+
+def load(args: argparse.Namespace) -> PreferenceMatrix:
+    """The preferences that :func:`file_options` describe."""
+    return PreferenceMatrix.load(args.file, args.unranked, args.missing)
+
+
+def one_game(P: PreferenceMatrix, args: argparse.Namespace) -> None:
+    """Refuse to draw a batch."""
+    if args.plot is not None and P.batch_shape:
+        raise InvalidParameter(f"--plot draws one game; {args.file} holds a batch of shape {P.batch_shape}.")
+
+
+def numbers(text: str) -> list[float]:
+    """ "0.5,0.25,0.25" as a list."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,0.25,0.25") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to say about an unknown name: the nearest valid one, or all."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"valid are {', '.join(names)}"
+
+
+def _plot_file(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r}: pictures are written as {', '.join(PLOT_SUFFIXES)}")
+    return path

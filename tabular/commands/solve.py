@@ -1,0 +1,137 @@
+"""``python -m tabular solve``: a preference matrix as RLHF, NLHF or SLHF."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+from tabulate import tabulate
+
+from slhf.errors import SLHFError
+from tabular.commands import options
+from tabular.files import read_matrix
+from tabular.nash import Selection, solve_nlhf
+from tabular.preferences import PreferenceMatrix
+from tabular.rlhf import solve_rlhf
+from tabular.stackelberg import solve_slhf
+
+SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "rlhf": (solve_rlhf, ("tau", "reference", "pair_weights", "l2")),
+    "nlhf": (solve_nlhf, ("tau", "reference", "selection")),
+    "slhf": (solve_slhf, ("tau", "tau_leader", "tau_follower", "reference", "follower_reference")),
+}
+"""Each concept's solver and the options that it takes."""
+
+EXAMPLES = """
+examples:
+  python -m tabular solve P.csv --concept slhf --tau 0.1
+  python -m tabular solve P.csv --concept slhf --tau-leader 0 --tau-follower 0.1 --json
+  python -m tabular solve P.csv --concept nlhf --selection exact --plot nash.png
+  python -m tabular solve P.csv --concept nlhf --tau 0.01 --reference 0.5,0.25,0.25
+  python -m tabular solve P.csv --concept rlhf --tau 0.1 --pair-weights asked.csv
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = options.command(
+        commands,
+        "solve",
+        run,
+        help="solve a preference matrix as RLHF, NLHF or SLHF",
+        description="Solve a preference matrix and certify the answer.",
+        epilog=options.FILE_HELP + EXAMPLES,
+    )
+    options.file_options(parser)
+    parser.add_argument("--concept", required=True, choices=SOLVERS, help="what to solve for")
+    parser.add_argument("--tau", type=float, help="temperature: the price of KL to the reference; 0 for none")
+    parser.add_argument("--tau-leader", type=float, help="slhf: the Leader's temperature, instead of --tau")
+    parser.add_argument("--tau-follower", type=float, help="slhf: the Follower's temperature, instead of --tau")
+    parser.add_argument(
+        "--reference",
+        type=options.numbers,
+        metavar="P,P,...",
+        help="reference policy (slhf: the Leader's); default uniform",
+    )
+    parser.add_argument(
+        "--follower-reference",
+        type=options.numbers,
+        metavar="P,P,...",
+        help="slhf: the Follower's reference, for every answer",
+    )
+    parser.add_argument("--selection", choices=get_args(Selection), help="nlhf: which equilibrium at --tau 0")
+    parser.add_argument("--pair-weights", metavar="FILE", help="rlhf: matrix of how often each pair was compared")
+    parser.add_argument("--l2", type=float, help="rlhf: penalty (l2 / 2) sum r^2 on the rewards")
+    options.output_options(parser, "the preferences and the policies")
+
+
+def run(args: argparse.Namespace) -> str:
+    """The answer."""
+    solver, accepted = SOLVERS[args.concept]
+    every = {name for _, names in SOLVERS.values() for name in names}
+    given = {name: getattr(args, name) for name in sorted(every) if getattr(args, name) is not None}
+    for name in given:
+        if name not in accepted:
+            raise SLHFError(f"--{name.replace('_', '-')} has no meaning for --concept {args.concept}; drop it.")
+    P = options.load(args)
+    options.one_game(P, args)
+    if "pair_weights" in given:
+        given["pair_weights"] = read_matrix(given["pair_weights"])[0]
+    if args.concept == "slhf":
+        tau = given.pop("tau", None)
+        given = ({} if tau is None else {"tau_leader": tau, "tau_follower": tau}) | given
+        if "reference" in given:
+            given["leader_reference"] = given.pop("reference")
+    solution = solver(P, **given)
+    if args.plot is not None:
+        from tabular.commands import plots  # matplotlib takes longer to import than most games to solve
+
+        plots.solution(args.plot, P, args.concept, solution)
+    return _as_json(P, args.concept, solution) if args.json else _as_table(P, solution)
+
+
+def _as_json(P: PreferenceMatrix, concept: str, solution: Any) -> str:
+    names = np.array(P.labels, dtype=object)
+    games = [
+        {
+            name: np.asarray(getattr(solution, name)[index]).tolist()
+            for name in ("policy", "value", "reward", "follower", "follower_value", "follower_win_rate")
+            if hasattr(solution, name)
+        }
+        | {"support": names[solution.support[index]].tolist()}
+        | ({"rational": [str(q) for q in solution.rational[index]]} if _is_exact(solution) else {})
+        for index in np.ndindex(P.batch_shape)
+    ]
+    answer: dict[str, Any] = games[0] if not P.batch_shape else {"games": games}
+    head = {"concept": concept, "labels": list(P.labels)}
+    return json.dumps(head | answer | {"certificate": solution.certificate.to_json()}, indent=2, allow_nan=False)
+
+
+def _is_exact(solution: Any) -> bool:
+    return bool(solution.certificate.exact)
+
+
+def _as_table(P: PreferenceMatrix, solution: Any) -> str:
+    return "\n\n".join(_game_table(P, solution, index) for index in np.ndindex(P.batch_shape))
+
+
+def _game_table(P: PreferenceMatrix, solution: Any, index: tuple[int, ...]) -> str:
+    columns: dict[str, Any] = {"": P.labels, "policy": solution.policy[index]}
+    summary = {"value": solution.value[index]}
+    if hasattr(solution, "reward"):
+        columns["reward"] = solution.reward[index]
+    if hasattr(solution, "follower"):
+        columns["value of committing"] = solution.follower_value[index]
+        columns |= {f"reply {name}": solution.follower[index][:, j] for j, name in enumerate(P.labels)}
+        summary["follower win rate"] = solution.follower_win_rate[index]
+    if _is_exact(solution):
+        columns["exactly"] = [str(q) for q in solution.rational[index]]
+    certificate = solution.certificate
+    summary |= {name: np.broadcast_to(getattr(certificate, name), P.batch_shape)[index] for name in ("gap", "residual")}
+    lines = [f"game {index}"] if index else []
+    lines.append(tabulate(columns, headers="keys", floatfmt=".6f", disable_numparse=[0]))
+    lines.append("".join(f"\n{name}: {number:.6g}" for name, number in summary.items())[1:])
+    return "\n".join([*lines, f"method: {certificate.method}{' (proved)' if certificate.exact else ''}"])

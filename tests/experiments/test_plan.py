@@ -1,0 +1,220 @@
+"""Estimates against the real thing: parameters on the meta device, bytes that the backward pass keeps, the cache."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2Config
+
+from experiments import plan
+from experiments.config import LanguageModelSweep, load_sweep
+from experiments.run import HERE, main
+from experiments.shapes import HUB, from_config, shape_of
+from llm.config import ModelConfig, TrainConfig
+from llm.linear import lighten
+from llm.policy import LoRA, lora_config
+from slhf.algorithms import RLOO, NashMD, StackelbergGDA
+from slhf.errors import ConfigError, MissingResource
+
+BIG = sorted(path for path in (HERE / "sweeps").glob("*.yaml") if path.stem not in ("quickstart", "finite_answers"))
+PUBLISHED = {  # parameters, from the safetensors index of each model on the hub
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+    "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
+    "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
+    "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688,
+    "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
+    "meta-llama/Llama-3.1-8B-Instruct": 8_030_261_248,
+    "allenai/Llama-3.1-Tulu-3-8B-SFT": 8_030_326_784,
+}
+
+
+def config_of(shape):
+    """The ``transformers`` configuration of a shape."""
+    kind = Qwen2Config if shape.biased else LlamaConfig
+    return kind(
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+    )
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_parameters_are_those_of_transformers_and_of_the_hub(name):
+    shape = HUB[name]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(shape))
+    assert model.num_parameters() == shape.parameters == PUBLISHED[name]
+    for lora in (LoRA(rank=64), LoRA(rank=8, layers=3, modules=("o_proj", "down_proj"))):
+        with torch.device("meta"):
+            adapted = get_peft_model(AutoModelForCausalLM.from_config(config_of(shape)), lora_config(model, lora))
+        trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        assert trained == plan.trained_parameters(shape, ModelConfig(name, lora=lora))
+
+
+def test_a_shape_is_read_from_config_json(tmp_path):
+    assert shape_of("embedded") == HUB["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    shape = HUB["Qwen/Qwen2.5-0.5B-Instruct"]
+    config_of(shape).save_pretrained(tmp_path)
+    assert shape_of(str(tmp_path)) == shape
+    with pytest.raises(MissingResource, match="no/such/model"):
+        shape_of("no/such/model")
+    with pytest.raises(MissingResource, match="'phi'"):
+        from_config({"model_type": "phi"}, "config.json")
+
+
+SMALL = HUB["Qwen/Qwen2.5-0.5B-Instruct"]
+SMALL = replace(SMALL, hidden=64, layers=4, heads=4, kv_heads=2, intermediate=160, vocabulary=300, head_width=16)
+
+
+def small_policy(tmp_path, dtype, lora):
+    """A policy of the shape ``SMALL`` with the embedded model's tokenizer cut to nothing that matters here."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config_of(SMALL)).to(dtype)
+    if lora is None:
+        return model.eval()
+    adapted = get_peft_model(model, lora_config(model, lora)).eval()
+    lighten(adapted)
+    return adapted.get_base_model()
+
+
+def bytes_kept(model, ids):
+    """What autograd keeps of a forward pass of the decoder, each storage once, parameters and their copies left out."""
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no other tensor gets this address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = model.get_decoder()(input_ids=ids, use_cache=False)
+    assert out.last_hidden_state.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("lora", [LoRA(rank=8), LoRA(rank=8, layers=2), None], ids=["all layers", "two layers", "full"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kept_activations_are_within_a_tenth(tmp_path, dtype, lora):
+    if lora is None and dtype == "bfloat16":
+        pytest.skip("full fine-tuning is in float32")
+    model = small_policy(tmp_path, getattr(torch, dtype), lora)
+    sweep = LanguageModelSweep("x", (), model=ModelConfig("x", dtype, lora=lora), train=TrainConfig(batch_size=8))
+    work = plan.work_of(RLOO(samples=2), 8, 64, 64)
+    ids = torch.randint(0, 300, (work.rows, work.length))
+    told = plan.memory(SMALL, work, sweep)["activations"]
+    assert told == pytest.approx(bytes_kept(model, ids), rel=0.1)
+
+
+def test_the_cache_is_exact():
+    with torch.no_grad():
+        cache = DynamicCache()
+        model = AutoModelForCausalLM.from_config(config_of(SMALL)).to(torch.bfloat16)
+        model(input_ids=torch.zeros(3, 11, dtype=torch.long), past_key_values=cache, use_cache=True)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert held == 3 * 11 * plan.cache_per_token(SMALL, 2)
+
+
+def test_trained_parameters_gradients_and_adam_are_exact(tmp_path):
+    model = small_policy(tmp_path, torch.bfloat16, LoRA(rank=8))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    model(input_ids=torch.zeros(1, 2, dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    sweep = LanguageModelSweep("x", (), model=ModelConfig("x", lora=LoRA(rank=8)))
+    told = plan.memory(SMALL, plan.work_of(RLOO(), 1, 1, 1), sweep)
+    assert told["weights"] == sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    assert told["adapters"] == sum(p.nbytes for p in trained)
+    assert told["gradients"] == sum(p.grad.nbytes for p in trained)
+    moments = [s[key].nbytes for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert told["Adam"] == sum(moments)
+
+
+def test_full_fine_tuning_holds_two_models_and_adapters_one():
+    whole = LanguageModelSweep("x", (), model=ModelConfig("x", "float32", lora=None))
+    work = plan.work_of(RLOO(), 1, 1, 1)
+    told = plan.memory(SMALL, work, whole)
+    assert told["reference"] == told["weights"] == 4 * SMALL.parameters
+    assert told["gradients"] + told["Adam"] == 12 * SMALL.parameters
+    assert told["adapters"] == 0
+    adapted = plan.memory(SMALL, work, LanguageModelSweep("x", ()))
+    assert adapted["reference"] == 0
+    both = plan.memory(SMALL, work, LanguageModelSweep("x", (), model=ModelConfig(sharing="two")))
+    assert both["adapters"] == 2 * adapted["adapters"]
+
+
+def test_flops_of_a_forward_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(SMALL), attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.zeros(1, 50, dtype=torch.long, device="meta"))
+    causal = 2 * SMALL.layers * SMALL.heads * SMALL.head_width * 50**2  # eager attention multiplies the masked half too
+    assert counter.get_total_flops() == plan.read_flops(SMALL, 50, 50) + causal
+
+
+def test_memory_falls_with_the_micro_batch_and_with_checkpointing_and_time_rises():
+    def peak_and_time(**settings):
+        sweep = LanguageModelSweep("x", (), model=ModelConfig(max_new_tokens=512), train=TrainConfig(**settings))
+        found = plan.estimate(StackelbergGDA(), sweep, HUB["Qwen/Qwen2.5-0.5B-Instruct"], 100)
+        return found.memory["activations"], found.seconds["update"]
+
+    whole, parts = peak_and_time(), peak_and_time(tokens_per_micro_batch=4096)
+    recomputed = peak_and_time(tokens_per_micro_batch=4096, gradient_checkpointing=True)
+    assert whole[0] > parts[0] > recomputed[0]
+    assert whole[1] < parts[1] < recomputed[1]
+
+
+def test_the_work_of_each_algorithm():
+    slhf = plan.work_of(StackelbergGDA(leader_samples=2, follower_samples=3), 4, 10, 5)
+    assert (slhf.rows, slhf.length, slhf.scored) == (24, 10 + 5 + plan.TURN_TOKENS + 5, 10)
+    assert [s.conversations for s in slhf.sampling] == [8, 24]
+    nash = plan.work_of(NashMD(samples=2), 4, 10, 5)
+    assert [s.models for s in nash.sampling] == [1, 2]
+    assert (nash.rows, nash.length) == (8, 15)
+
+
+@pytest.mark.parametrize("path", BIG, ids=lambda path: path.stem)
+def test_the_big_sweeps_have_the_papers_settings_and_fit(path):
+    (sweep,) = load_sweep(path)
+    llama = path.stem.startswith("llama")
+    assert (sweep.train.steps, sweep.train.batch_size, sweep.model.lora.rank, sweep.model.lora.alpha) == (
+        1000,
+        32,
+        64,
+        128,
+    )
+    assert (sweep.model.temperature, sweep.model.max_new_tokens) == (0.9, 512)
+    specs = [plan.build_algorithm(entry) for entry in sweep.algorithms]
+    assert {spec.learning_rate for spec in specs} == {5e-6 if llama else 1e-5}
+    assert specs[0].timescale == (2 if llama else 5)
+    assert specs[0].tau_leader == specs[0].tau_follower == specs[1].tau == specs[2].tau == 0.001
+    assert all(estimate.fits for estimate in plan.plan([sweep]))
+
+
+def test_the_command_prints_a_table_or_json_and_runs_nothing(tmp_path, capsys):
+    sweep = str(HERE / "sweeps" / "qwen2.5-7b.yaml")
+    assert main([sweep, "--plan", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("| yes") == 3
+    assert "stackelberg_gda" in shown
+    assert main([sweep, "--plan", "--json", "--set", "seed=0,1", "--out", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 6
+    assert rows[0]["hours"] == pytest.approx(rows[0]["seconds_per_step"] * 1000 / 3600)
+    assert not list(tmp_path.iterdir())
+    assert main([sweep, "--plan", "--set", "model.name=nobody/knows"]) == 1
+    assert "nobody/knows" in capsys.readouterr().err
+
+
+def test_an_unknown_module_is_named():
+    with pytest.raises(ConfigError, match="no dense"):
+        plan.trained_parameters(SMALL, ModelConfig("x", lora=LoRA(modules=("dense",))))

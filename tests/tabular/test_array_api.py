@@ -1,0 +1,160 @@
+"""The closed form on torch tensors: the same answers, of the same kind, and clear refusals elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from numpy.testing import assert_allclose, assert_array_equal
+
+from slhf.algorithms import StackelbergGDA
+from slhf.errors import InvalidPreferences, InvalidReference, MissingPair
+from tabular import PreferenceMatrix, duality_gap, policies, social_choice, solve_nlhf, solve_rlhf, solve_slhf
+from tabular.dynamics import run
+from tests.tabular.strategies import CONDORCET, examples, games, seeds, temperatures, temperatures_or_zero
+from tests.tabular.strategies import policies as random_policies
+
+FIELDS = ("policy", "log_policy", "follower", "log_follower", "follower_value", "value", "follower_win_rate", "support")
+
+
+def assert_same(tensor, array, dtype=torch.float64):
+    """Equal, and in the same kind and on the same device as the tensors that went in."""
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.dtype == dtype
+    assert tensor.device == torch.device("cpu")
+    assert tuple(tensor.shape) == np.shape(array)
+    assert_allclose(tensor.numpy(), array, rtol=1e-12, atol=1e-13)
+
+
+def references(P, seed):
+    return random_policies(P.p.shape[:-1], seed), random_policies(P.p.shape, seed + 1)
+
+
+@examples(60)
+@given(P=games(sizes=(1, 6)), tau_leader=temperatures_or_zero, tau_follower=temperatures_or_zero, seed=seeds)
+def test_solutions_agree(P, tau_leader, tau_follower, seed):
+    arrays = references(P, seed)
+    tensors = [torch.tensor(reference) for reference in arrays]
+    on_torch = PreferenceMatrix(torch.tensor(P.p), P.labels)
+    for of_numpy, of_torch in (((), ()), (arrays, tensors)):
+        expected = solve_slhf(P, tau_leader, tau_follower, *of_numpy)
+        found = solve_slhf(on_torch, tau_leader, tau_follower, *of_torch)
+        for name in FIELDS:
+            dtype = torch.bool if name == "support" else torch.float64
+            assert_same(getattr(found, name), getattr(expected, name), dtype)
+        assert_same(found.certificate.gap, expected.certificate.gap)
+        assert_same(found.certificate.residual, expected.certificate.residual)
+        assert found.certificate.worst() < 1e-11
+        assert np.shape(found.certificate.to_json()["gap"]) == P.batch_shape
+
+
+@examples()
+@given(P=games(), tau_leader=temperatures_or_zero, tau_follower=temperatures_or_zero, seed=seeds)
+def test_gaps_agree(P, tau_leader, tau_follower, seed):
+    refs, pair = references(P, seed), references(P, seed + 2)
+    expected = duality_gap(P, *pair, tau_leader, tau_follower, *refs)
+    tensors = [torch.tensor(values) for values in (*pair, *refs)]
+    found = duality_gap(PreferenceMatrix(torch.tensor(P.p)), *tensors[:2], tau_leader, tau_follower, *tensors[2:])
+    assert_same(found, expected)
+
+
+@examples()
+@given(P=games(), tau=temperatures, seed=seeds)
+def test_kernels_agree(P, tau, seed):
+    a, b = references(P, seed)[0], references(P, seed + 5)[0]
+    a[..., 0] = 0
+    pairs = [(policies.log_of(a), policies.log_of(b))]
+    x, y = pairs[0]
+    tx, ty = torch.tensor(x), torch.tensor(y)
+    assert_same(policies.log_ratio(tx, ty), policies.log_ratio(x, y))
+    assert_same(policies.kl(tx, ty), policies.kl(x, y))
+    assert_same(policies.total_variation(torch.tensor(a), torch.tensor(b)), policies.total_variation(a, b))
+    for temperature in (tau, 0.0):
+        assert_same(policies.best_response(tx.exp(), ty, temperature), policies.best_response(a, y, temperature))
+        value = policies.best_response_value(torch.tensor(a), ty, temperature)
+        assert_same(value, policies.best_response_value(a, y, temperature))
+
+
+@examples()
+@given(P=games(), seed=seeds)
+def test_constructors_agree(P, seed):
+    counts = 40 * P.p * (1 - np.eye(P.n))
+    reward = np.random.default_rng(seed).normal(size=P.p.shape[:-1]) * 100
+    for make, argument in (
+        (PreferenceMatrix, P.p),
+        (PreferenceMatrix.from_margins, P.margins),
+        (PreferenceMatrix.from_counts, counts),
+        (PreferenceMatrix.bradley_terry, reward),
+    ):
+        expected, found = make(argument), make(torch.tensor(argument))
+        assert_same(found.p, expected.p)
+        assert_same(found.margins, expected.margins)
+        assert_same(found.prefer(found.p[..., 0, :]), expected.prefer(expected.p[..., 0, :]))
+        assert found.batch_shape == expected.batch_shape
+        assert_array_equal(found.numpy().p, found.p.numpy())
+        assert found.numpy().labels == found.labels
+
+
+def test_tensors_are_copied_and_left_alone():
+    source, reference = torch.tensor(CONDORCET.p), torch.full((3,), 1 / 3, dtype=torch.float64)
+    P = PreferenceMatrix(source)
+    solve_slhf(P, 0.1, 0.1, reference, reference)
+    assert_array_equal(P.p, CONDORCET.p)
+    assert_array_equal(reference, np.full(3, 1 / 3))
+    source[0, 1] = 7
+    assert P.p[0, 1] == CONDORCET.p[0, 1]
+    assert PreferenceMatrix(torch.tensor([[0.5, 0.25], [0.75, 0.5]], dtype=torch.float32)).p.dtype == torch.float64
+
+
+def test_bad_tensors_are_refused_with_their_place():
+    bad = torch.tensor(np.stack([CONDORCET.p] * 2))
+    bad[1, 1, 2] = 0.8
+    with pytest.raises(InvalidPreferences, match=r"Game \(1,\), entry \(B, C\) = 0.8: .*0.25 .* sum to 1"):
+        PreferenceMatrix(bad, "ABC")
+    bad[0, 0, 2] = torch.nan
+    with pytest.raises(InvalidPreferences, match=r"Game \(0,\), entry \(A, C\) = nan: .* finite"):
+        PreferenceMatrix(bad, "ABC")
+    with pytest.raises(MissingPair, match=r"\(0, 1\)"):
+        PreferenceMatrix.from_counts(torch.zeros(2, 2))
+    with pytest.raises(InvalidPreferences, match="autograd"):
+        PreferenceMatrix(torch.full((1, 1), 0.5, requires_grad=True))
+    with pytest.raises(InvalidReference, match=r"leader_reference\(2,\) = 0"):
+        solve_slhf(PreferenceMatrix(torch.tensor(CONDORCET.p)), leader_reference=[0.5, 0.5, 0])
+
+
+def test_kinds_of_arrays_are_not_mixed_in_silence():
+    reference = np.full(3, 1 / 3)
+    with pytest.raises(InvalidReference, match="it is numpy where the preferences are torch on cpu"):
+        solve_slhf(PreferenceMatrix(torch.tensor(CONDORCET.p)), leader_reference=reference)
+    with pytest.raises(InvalidReference, match="it is torch on cpu where the preferences are numpy"):
+        solve_slhf(CONDORCET, leader_reference=torch.tensor(reference))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        solve_nlhf,
+        solve_rlhf,
+        lambda P: run(StackelbergGDA(), P, 1),
+        social_choice.majority,
+        social_choice.smith_set,
+        social_choice.borda_score,
+        social_choice.simpson_score,
+        social_choice.transitivity,
+        social_choice.fit_log_odds,
+    ],
+)
+def test_what_needs_numpy_refuses_tensors(use):
+    P = PreferenceMatrix(torch.tensor(CONDORCET.p))
+    with pytest.raises(InvalidPreferences, match=r"is for numpy arrays and these are torch on cpu; pass P.numpy\(\)"):
+        use(P)
+    use(P.numpy())
+
+
+def test_tabular_imports_no_torch():
+    code = "import sys, tabular, tabular.dynamics, tabular.social_choice; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
