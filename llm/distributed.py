@@ -143,6 +143,10 @@ class SlicedSession:
         """See :class:`~llm.generation.Session`."""
         return self.session.sample(max_new_tokens, seed, role, self.first_row + first_row)
 
+    def trunk(self, conversations: list[list[int]]) -> Tensor | None:
+        """See :class:`~llm.generation.Session`."""
+        return self.session.trunk(conversations)
+
 
 @dataclass(frozen=True)
 class Part:
