@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from llm import embedded
 from llm.chat import Role
 from llm.config import ModelConfig
@@ -182,6 +184,10 @@ class VLLMSession:
         for conversation, sample in zip(self.conversations, samples, strict=True):
             conversation.extend(sample.ids)
         return samples
+
+    def trunk(self, conversations: list[list[int]]) -> Tensor | None:
+        """None: the engine does not hand out hidden states."""
+        return None
 
 
 def read(output: Any, eos: int, max_new_tokens: int) -> Sample:

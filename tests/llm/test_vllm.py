@@ -202,7 +202,7 @@ def test_what_vllm_cannot_do_is_refused(generator):
 def test_a_run_samples_with_the_engine_and_its_trained_adapters(tmp_path, vllm, monkeypatch):
     """Through ``train``: the recorded gap between sampler and trainer stays at rounding as the adapter moves."""
     finite.build_model(tmp_path / "model", LABELS, seed=1)
-    config = ModelConfig(str(tmp_path / "model"), "float32", 1.0, 1, LoRA(2, modules=finite.MODULES), sampler="vllm")
+    config = ModelConfig(str(tmp_path / "model"), "float32", 1.0, 1, LoRA(2, 32, 1, finite.MODULES), sampler="vllm")
     base = Policy.load(config.name, config.lora, dtype="float32")
     monkeypatch.setattr(vllm_generator, "start_engine", lambda *_: Engine(lambda: copy.deepcopy(base.model).unload()))
     run = Run.open(tmp_path, "x", {})
