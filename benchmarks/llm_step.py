@@ -17,7 +17,8 @@ rules out the end of sequence, so that all generate and train the same number of
 Each runs in a process of its own (for its peak memory), one step in turn; the medians leave out the first round. The
 limits of the machine, memory bandwidth and FLOP/s of a matrix product, are measured between the rounds.
 
-TRL is a peer, not a dependency: pip install -r benchmarks/requirements.txt, or leave it out with --without trl.
+TRL is a peer, not a dependency: pip install --no-deps -r benchmarks/requirements.txt, or leave it out with
+--without trl.
 """
 
 from __future__ import annotations
@@ -186,6 +187,7 @@ class Ours:
         generator = TransformersGenerator(self.policy, compile=args.compile)
         self.collector = Collector(self.policy, generator, Constant(), args.new_tokens, 0)
         self.optimizer = torch.optim.AdamW([p for _, p in self.policy.trainable()], lr=SPEC.learning_rate)
+        self.keeps_trunk = not args.compile
         self.work: dict[str, float] = {}
 
     def step(self, number: int, watch: Stopwatch) -> None:
@@ -206,11 +208,14 @@ class Ours:
             self.optimizer.step()
         assert int(experience.batch.scored.sum()) == 2 * len(self.prompts) * self.tokens
         if not self.work:
-            self.work = work(self.policy, self.lora, experience.batch.ids.shape, self.tokens)
+            self.work = work(self.policy, self.lora, experience.batch.ids.shape, self.tokens, kept=self.keeps_trunk)
 
 
-def work(policy: Policy, lora: LoRA, shape: tuple[int, ...], new_tokens: int) -> dict[str, float]:
-    """Bytes and floating point operations of our step, by formula: linear layers only, two per weight and token."""
+def work(policy: Policy, lora: LoRA, shape: tuple[int, ...], new_tokens: int, kept: bool) -> dict[str, float]:
+    """Bytes and floating point operations of our step, by formula: linear layers only, two per weight and token.
+
+    ``kept``: the frozen trunk's states come from sampling, so that the reference need not read it.
+    """
     rows, columns = shape
     layers = policy.decoder.layers
     weights = sum(p.numel() for n, p in layers[0].named_parameters() if "lora_" not in n)
@@ -218,7 +223,7 @@ def work(policy: Policy, lora: LoRA, shape: tuple[int, ...], new_tokens: int) ->
     whole = len(layers) * weights + head
     upper = lora.layers or len(layers)
     tokens, scored = rows * columns, 2 * rows * new_tokens
-    lower = (len(layers) - upper) * weights * tokens
+    lower = 0 if kept else (len(layers) - upper) * weights * tokens
     return {
         # each decoding step reads all weights once; the first token of each role comes with reading
         "decode_bytes": 2 * (new_tokens - 1) * whole * policy.head.weight.element_size(),
@@ -300,6 +305,7 @@ class Trl:
     """A step of TRL's online DPO trainer: two answers per prompt, no Follower."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
         from datasets import Dataset
         from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
@@ -411,28 +417,36 @@ def worker(method: str, args: argparse.Namespace, pipe: Any) -> None:
     pipe.send({**memory, **getattr(runner, "work", {})})
 
 
+def receive(method: str, pipe: Any) -> Any:
+    """What a method's process sends; the program ends if that process has."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise SystemExit(f"The process of {method!r} has ended; its error is above.") from None
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Every method's steps, in turn, and the machine's limits between the rounds."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for method in [method for method in METHODS if method not in args.without]:
         pipes[method], theirs = context.Pipe()
-        processes.append(context.Process(target=worker, args=(method, args, theirs)))
+        processes.append(context.Process(target=worker, args=(method, args, theirs), daemon=True))
         processes[-1].start()
         theirs.close()  # so that a process that dies ends the wait for it
-        pipes[method].recv()
+        receive(method, pipes[method])
     rounds: dict[str, list[dict[str, float]]] = {method: [] for method in pipes}
     machine = []
     for number in range(args.rounds + 1):
         for method, pipe in pipes.items():
             pipe.send(number)
-            rounds[method].append(pipe.recv())
+            rounds[method].append(receive(method, pipe))
             print(f"round {number} {method:6}", {k: round(v, 2) for k, v in rounds[method][-1].items()}, flush=True)
         machine.append(limits(args))
     facts = {}
     for method, pipe in pipes.items():
         pipe.send(None)
-        facts[method] = pipe.recv()
+        facts[method] = receive(method, pipe)
     for process in processes:
         process.join()
     return {
@@ -559,7 +573,9 @@ def parse() -> argparse.Namespace:
     if args.quick:
         args.batch, args.new_tokens, args.rounds = 4, 8, 1
     if "trl" not in args.without and importlib.util.find_spec("trl") is None:
-        parser.error("TRL is missing: pip install -r benchmarks/requirements.txt, or leave it out with --without trl")
+        parser.error(
+            "TRL is missing: pip install --no-deps -r benchmarks/requirements.txt, or leave it out with --without trl"
+        )
     return args
 
 
