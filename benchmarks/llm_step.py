@@ -33,7 +33,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -109,7 +109,7 @@ def adapters(name: str, depth: int) -> LoRA:
 class Constant:
     """A judge that costs nothing."""
 
-    def prefer(self, prompts: list[str], a: list[str], b: list[str]) -> np.ndarray:
+    def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
         """Alternating preferences, so that no advantage vanishes."""
         return np.where(np.arange(len(prompts)) % 2 == 0, 0.7, 0.2)
 
@@ -326,7 +326,7 @@ class Trl:
             report_to="none",
             disable_tqdm=True,
         )
-        self.trainer = OnlineDPOTrainer(
+        self.trainer: Any = OnlineDPOTrainer(
             model=base,
             reward_funcs=self.reward,
             args=config,
