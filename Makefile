@@ -17,13 +17,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(READY): pyproject.toml constraints.txt requirements-embedded.txt
+$(READY): pyproject.toml constraints.txt requirements-embedded.txt benchmarks/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-embedded.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-embedded.txt --requirement benchmarks/requirements.txt
 	@touch $(READY)
 
 clean:

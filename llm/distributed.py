@@ -1,4 +1,4 @@
-"""One run on several processes, started by ``torchrun`` or ``accelerate launch``.
+"""One run on several processes, started by ``torchrun`` or, on GPUs, by ``accelerate launch``.
 
 Each process answers, judges and reads its own contiguous slice of a step's prompts; which numbers a conversation
 draws depends on its place in the whole batch alone. What was sampled is then shared, so that every process holds the
@@ -9,8 +9,10 @@ to the parameters, and the gradients are summed.
 With adapters every process holds the whole model and one all-reduce of a flat buffer sums the gradients (data
 parallel). Fully trained models are sharded by FSDP2: see :class:`ShardedPolicy`.
 
-Process 0 alone writes. Whoever stops with an error or is killed takes the others with it: the launcher ends them, and
-without a launcher their next exchange fails after ``timeout_minutes``.
+Process 0 alone writes. Whoever stops with an error or is killed takes the others with it: the launcher ends them. Where
+one hangs, the others' next exchange with it fails after ``train.timeout_minutes``.
+
+(``accelerate launch --cpu`` starts one process whatever ``--num_processes`` says; on CPUs use ``torchrun``.)
 """
 
 from __future__ import annotations
@@ -142,6 +144,10 @@ class SlicedSession:
     def sample(self, max_new_tokens: int, seed: int, role: Role = "leader", first_row: int = 0) -> list[Sample]:
         """See :class:`~llm.generation.Session`."""
         return self.session.sample(max_new_tokens, seed, role, self.first_row + first_row)
+
+    def trunk(self, conversations: list[list[int]]) -> Tensor | None:
+        """See :class:`~llm.generation.Session`."""
+        return self.session.trunk(conversations)
 
 
 @dataclass(frozen=True)

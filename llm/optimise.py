@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -206,9 +206,14 @@ def recomputing(policy: Policy, on: bool) -> Iterator[None]:
     """
     layers = [module for module in policy.model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if on and not layers:
-        raise ConfigError(f"{type(policy.model.get_base_model()).__name__} cannot checkpoint gradients.")
+        raise ConfigError(f"{type(policy.decoder).__name__} cannot checkpoint gradients.")
+
+    def as_before() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        # the backward pass comes when another adapter may be active than the one that a layer was run with
+        return nullcontext(), policy.active(policy.adapter)
+
     for layer in layers if on else []:
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, context_fn=as_before)
         layer.gradient_checkpointing = layer.training = True
     try:
         yield

@@ -202,13 +202,13 @@ class Policy:
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within this context the policy is its reference, for every role."""
-        with self._active(REFERENCE):
+        with self.active(REFERENCE):
             yield
 
     @contextmanager
     def acting(self, role: Role) -> Iterator[None]:
         """Within this context the policy plays ``role``; in :meth:`reference`, which has no roles, it stays that."""
-        with self._active(REFERENCE if self.adapter == REFERENCE else self.adapter_of(role)):
+        with self.active(REFERENCE if self.adapter == REFERENCE else self.adapter_of(role)):
             yield
 
     def adapter_of(self, role: Role) -> str:
@@ -306,7 +306,8 @@ class Policy:
         return names
 
     @contextmanager
-    def _active(self, adapter: str) -> Iterator[None]:
+    def active(self, adapter: str) -> Iterator[None]:
+        """Within this context the adapter of that name (OWN, FOLLOWER or REFERENCE) is the one that computes."""
         before = self.adapter
         self._activate(adapter)
         try:

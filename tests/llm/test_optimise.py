@@ -145,6 +145,14 @@ def test_checkpointed_layers_give_the_same_gradient_and_run_twice(policy):
     assert not layer.gradient_checkpointing
 
 
+def test_a_checkpointed_layer_runs_again_with_the_adapter_it_ran_with(tmp_path):
+    policy = tiny_policy(tmp_path, moved=True, sharing="two")
+    experience = dataclasses.replace(experience_of(policy, SPECS[0]), sharing="two")
+    *_, plain = gradient_of(policy, SPECS[0], experience, None)
+    *_, recomputed = gradient_of(policy, SPECS[0], experience, None, checkpointing=True)
+    assert torch.equal(plain, recomputed)
+
+
 def test_checkpointing_keeps_less_for_the_backward_pass(policy):
     def kept(checkpointing):
         seen = {}

@@ -120,7 +120,7 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path, processes):
 def test_only_the_newest_checkpoints_and_every_so_manieth_stay(tmp_path):
     model, run = build_model(tmp_path / "model"), Run.open(tmp_path, "x", {})
     config = TrainConfig(steps=11, batch_size=2, checkpoint_every=2, keep_checkpoints=1, keep_every=4)
-    (run.path / ".checkpoint-000002.removed" / "adapter").mkdir(parents=True)  # of a process that was killed
+    (run.path / ".checkpoint-000099.removed" / "adapter").mkdir(parents=True)  # of a process that was killed
     train(StackelbergGDA(0.01), MatrixJudge(GAME, LABELS), [finite.PROMPT], run, model, config)
     assert [checkpoint.steps_behind(path) for path in checkpoint.find_all(run.path)] == [4, 8, 11]
     assert checkpoint.latest(run.path) == run.path / "checkpoint-000011"

@@ -202,7 +202,7 @@ def test_what_vllm_cannot_do_is_refused(generator):
 def test_a_run_samples_with_the_engine_and_its_trained_adapters(tmp_path, vllm, monkeypatch):
     """Through ``train``: the recorded gap between sampler and trainer stays at rounding as the adapter moves."""
     finite.build_model(tmp_path / "model", LABELS, seed=1)
-    config = ModelConfig(str(tmp_path / "model"), "float32", 1.0, 1, LoRA(2, modules=finite.MODULES), sampler="vllm")
+    config = ModelConfig(str(tmp_path / "model"), "float32", 1.0, 1, LoRA(2, 32, 1, finite.MODULES), sampler="vllm")
     base = Policy.load(config.name, config.lora, dtype="float32")
     monkeypatch.setattr(vllm_generator, "start_engine", lambda *_: Engine(lambda: copy.deepcopy(base.model).unload()))
     run = Run.open(tmp_path, "x", {})
@@ -224,10 +224,10 @@ def test_without_vllm_it_is_named():
 
 @pytest.mark.skipif(not INSTALLED, reason="needs vLLM")
 def test_against_vllm_itself(tmp_path):
-    """Sampler and trainer agree up to bfloat16, at a temperature, with adapters, before and after they change."""
+    """Sampler and trainer agree in float32, at a temperature, with adapters, before and after they change."""
     lora = LoRA(rank=4, modules=("o_proj", "down_proj"))
-    policy = Policy.load("embedded", lora, temperature=0.7)
-    engine = start_engine("embedded", "bfloat16", lora, 128, enforce_eager=True, max_num_seqs=16)
+    policy = Policy.load("embedded", lora, temperature=0.7, dtype="float32")
+    engine = start_engine("embedded", "float32", lora, 128, enforce_eager=True, max_num_seqs=16)
     generator = VLLMGenerator(policy, engine, tmp_path)
     prompts = [policy.chat.prompt(x) for x in ("Name a fruit.", "Count to three.")]
     for step in range(2):
@@ -239,7 +239,7 @@ def test_against_vllm_itself(tmp_path):
         assert [y.ids for y in samples] == [y.ids for y in generator.open(prompts).sample(6, seed=step)]
         gap = gaps(samples, log_probabilities(policy, prompts, samples))
         print(f"step {step}: mean gap {sum(gap) / len(gap):.4f}, largest {max(gap):.4f}")
-        assert sum(gap) / len(gap) < 0.05
+        assert max(gap) < 1e-3
         with policy.reference():
             far = gaps(samples, log_probabilities(policy, prompts, samples))
         print(f"to the base: {sum(far) / len(far):.4f}")
