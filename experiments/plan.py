@@ -144,6 +144,8 @@ def plan(sweeps: Sequence[LanguageModelSweep]) -> list[Estimate]:
     """
     found = []
     for sweep in sweeps:
+        if sweep.model.sampler == "vllm":
+            raise ConfigError('--plan knows nothing of model.sampler "vllm", whose engine holds memory of its own.')
         shape, prompt = shape_of(sweep.model.name), prompt_tokens(sweep)
         for spec in map(build_algorithm, sweep.algorithms):
             check(spec, sweep.model.sharing, sweep.train.steps)

@@ -170,10 +170,14 @@ def test_with_two_adapters_each_role_has_its_row():
     assert two.rows * two.scored == one.rows * one.scored
 
 
-def test_what_a_run_would_refuse_has_no_estimate(capsys):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("sharing=two", "RLOO has no Follower"), ("sampler=vllm", "knows nothing of model.sampler")],
+)
+def test_what_a_run_would_refuse_or_the_plan_does_not_know_has_no_estimate(capsys, setting, message):
     sweep = str(HERE / "sweeps" / "qwen2.5-7b.yaml")
-    assert main([sweep, "--plan", "--set", "sharing=two"]) == 1
-    assert "RLOO has no Follower" in capsys.readouterr().err
+    assert main([sweep, "--plan", "--set", setting]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_flops_of_a_forward_are_those_that_torch_counts():
