@@ -15,7 +15,7 @@ from tqdm import tqdm
 from experiments import report
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, build_algorithm
-from llm import checkpoint
+from llm import algorithms, checkpoint
 from llm.config import load_policy
 from llm.data import load_prompts
 from llm.distributed import join
@@ -91,11 +91,15 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
 
 
 def check(sweeps: list[LanguageModelSweep]) -> None:
-    """Before hours of training, not after: what the evaluation will need.
+    """Before hours of training, not after: what every run and the evaluation will need.
 
     Raises:
-        ConfigError: the sweeps differ in what an evaluation must share, or too few prompts are held out.
+        ConfigError: an algorithm cannot be run so, the sweeps differ in what an evaluation must share, or too few
+            prompts are held out.
     """
+    for sweep in sweeps:
+        for entry in sweep.algorithms:
+            algorithms.check(build_algorithm(entry), sweep.model.sharing, sweep.train.steps)
     evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
     if len(evaluations) > 1:
         raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")

@@ -15,6 +15,7 @@ Memory (bytes), see :func:`memory`:
 - gradients 4 X, Adam's two moments 8 X
 - key-value cache: R C (bytes of one token's keys and values, 2 L G w b) for R conversations of T - 1 tokens; a
   mixture of policy and reference keeps two
+- trunk: b d for every token of the update, where only the last layers are adapted
 - activations kept for the backward pass, per token and layer (:func:`activations_per_token`), for the t tokens of
   a micro-batch; with gradient checkpointing b d per layer and one layer's in full
 - output layer: a chunk of logits (``llm.logprobs``) and three vectors of d per scored token; while sampling, 24 V
@@ -30,9 +31,9 @@ Time (seconds), see :func:`time_per_step`:
   needs to launch L layers' kernels one by one
 - reading T tokens: forward 2 (N - embeddings) T + 2 L H w T^2 (causal attention) FLOPs, and 2 E per token whose
   log-probability is wanted
-- the update: forward; backward once the forward with frozen weights (only activations' gradients) and twice it
-  where all weights are trained, and only for the adapted layers; one more forward each for gradient checkpointing
-  and for more than one micro-batch
+- the update, through the adapted layers only: forward; backward once the forward with frozen weights (only
+  activations' gradients) and twice it where all weights are trained; one more forward each for gradient
+  checkpointing and for more than one micro-batch
 - the reference reads what the update reads, once. The judge and the optimiser are left out.
 
 The rates are the H100's (SXM, NVIDIA's data sheet) times a share that well-written eager PyTorch reaches; the
@@ -43,17 +44,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from experiments.config import LanguageModelSweep, build_algorithm
 from experiments.shapes import Shape, shape_of
+from llm.algorithms import check
 from llm.config import ModelConfig
 from llm.data import load_prompts
 from llm.logprobs import CHUNK_LOGITS_GPU
-from llm.policy import LoRA
+from llm.policy import LoRA, Sharing
 from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.errors import ConfigError
 
@@ -134,11 +136,20 @@ class Estimate:
 
 
 def plan(sweeps: Sequence[LanguageModelSweep]) -> list[Estimate]:
-    """One estimate per run (sweep point and algorithm), in the order in which they would run."""
+    """One estimate per run (sweep point and algorithm), in the order in which they would run.
+
+    Raises:
+        ConfigError: a run would be refused, or there is no estimate for it.
+        MissingResource: nothing is known of the model.
+    """
     found = []
     for sweep in sweeps:
+        if sweep.model.sampler == "vllm":
+            raise ConfigError('--plan knows nothing of model.sampler "vllm", whose engine holds memory of its own.')
         shape, prompt = shape_of(sweep.model.name), prompt_tokens(sweep)
-        found += [estimate(build_algorithm(entry), sweep, shape, prompt) for entry in sweep.algorithms]
+        for spec in map(build_algorithm, sweep.algorithms):
+            check(spec, sweep.model.sharing, sweep.train.steps)
+            found.append(estimate(spec, sweep, shape, prompt))
     return found
 
 
@@ -157,7 +168,7 @@ def estimate(spec: Algorithm, sweep: LanguageModelSweep, shape: Shape, prompt: i
         shape: of the model.
         prompt: P, tokens of a prompt.
     """
-    work = work_of(spec, sweep.train.batch_size, prompt, sweep.model.max_new_tokens)
+    work = work_of(spec, sweep.train.batch_size, prompt, sweep.model.max_new_tokens, sweep.model.sharing)
     trained = trained_parameters(shape, sweep.model)
     held = memory(shape, work, sweep)
     either = max(held["cache"] + held["sampling logits"], held["activations"] + held["output layer"])
@@ -175,7 +186,7 @@ def estimate(spec: Algorithm, sweep: LanguageModelSweep, shape: Shape, prompt: i
     )
 
 
-def work_of(spec: Algorithm, prompts: int, prompt: int, answer: int) -> Work:
+def work_of(spec: Algorithm, prompts: int, prompt: int, answer: int, sharing: Sharing = "one") -> Work:
     """What a step of ``spec`` samples and reads, every answer as long as it may be.
 
     Args:
@@ -183,6 +194,7 @@ def work_of(spec: Algorithm, prompts: int, prompt: int, answer: int) -> Work:
         prompts: B per step.
         prompt: P.
         answer: n.
+        sharing: with "two" each role's adapter reads a row of its own; the Leader's is taken to be as long.
 
     Raises:
         ConfigError: the algorithm is not known here.
@@ -192,7 +204,8 @@ def work_of(spec: Algorithm, prompts: int, prompt: int, answer: int) -> Work:
             seen = prompt + answer + TURN_TOKENS
             leader = Sampling(prompts * k, prompt, prompt)
             follower = Sampling(prompts * k * m, seen, TURN_TOKENS)
-            return Work((leader, follower), prompts * k * m, seen + answer, 2 * answer)
+            apart = 2 if sharing == "two" else 1
+            return Work((leader, follower), apart * prompts * k * m, seen + answer, 2 // apart * answer)
         case NashMD(samples=k):
             policy, mixture = Sampling(prompts * k, prompt, prompt), Sampling(prompts * k, prompt, prompt, 2)
             return Work((policy, mixture), prompts * k, prompt + answer, answer)
@@ -237,6 +250,7 @@ def memory(shape: Shape, work: Work, sweep: LanguageModelSweep) -> dict[str, flo
         "adapters": adapters,
         "gradients": 4 * trained,
         "Adam": 8 * trained,
+        "trunk": 0 if depth == shape.layers else width * shape.hidden * work.rows * work.length,
         "judge": JUDGE,
         "cache": cache_per_token(shape, width)
         * max(s.models * s.conversations * (s.context + answer - 1) for s in work.sampling),
@@ -283,17 +297,18 @@ def activations_per_token(shape: Shape, lora: LoRA | None, width: int) -> float:
 def time_per_step(shape: Shape, work: Work, sweep: LanguageModelSweep) -> dict[str, float]:
     """Seconds of each phase of a step (module docstring)."""
     model, width, answer = sweep.model, bytes_per_number(sweep), sweep.model.max_new_tokens
-    depth = adapted_layers(shape, model) / shape.layers
-    passes = 1 + (2 if model.lora is None else depth)
-    passes += depth if sweep.train.gradient_checkpointing else 0
+    passes = 1 + (2 if model.lora is None else 1)
+    passes += 1 if sweep.train.gradient_checkpointing else 0
     passes += 1 if micro_batch_tokens(work, sweep) < work.rows * work.length else 0
-    passes *= len(work.sampling) if model.sharing == "two" else 1  # each role's adapter reads for itself
-    forward = work.rows * read_flops(shape, work.length, work.scored) / FLOPS[width]
+    adapted = replace(shape, layers=adapted_layers(shape, model))
+    reference, forward = (
+        work.rows * read_flops(layers, work.length, work.scored) / FLOPS[width] for layers in (shape, adapted)
+    )
     generate = 0.0
     for s in work.sampling:
         generate += s.models * s.conversations * read_flops(shape, s.read, 1) / FLOPS[width]
         generate += s.models * answer * decode_seconds(shape, s.conversations, s.context + answer / 2, width)
-    return {"generate": generate, "reference": forward, "update": passes * forward}
+    return {"generate": generate, "reference": reference, "update": passes * forward}
 
 
 def decode_seconds(shape: Shape, conversations: int, context: float, width: int) -> float:

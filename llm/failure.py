@@ -90,9 +90,9 @@ class Replay:
 
     experience: Experience
     recorded: torch.Tensor
-    """(B, T), the policy's log-probabilities when it failed."""
+    """(R, T), the policy's log-probabilities when it failed."""
     logp: torch.Tensor
-    """(B, T), and now."""
+    """(R, T), and now."""
     loss: float
     grad_norm: float
 

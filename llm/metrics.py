@@ -29,7 +29,7 @@ def of_game(experience: Experience, logp: Tensor, eos: int) -> dict[str, float]:
 
     Args:
         experience: what was sampled and judged.
-        logp: (B, T), the policy's log-probabilities.
+        logp: (R, T), the policy's log-probabilities.
         eos: the end-of-sequence token.
     """
     batch, metrics = experience.batch, {}

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from llm import checkpoint, failure, metrics, tracking
+from llm import checkpoint, metrics, tracking
 from llm.algorithms import check, implementation
 from llm.config import ModelConfig, TrainConfig, load_policy
 from llm.data import batch_at
@@ -64,6 +64,8 @@ def train(
         MissingResource: a model or tracker is not there.
         ConfigError: the algorithm cannot be run so, or there are fewer prompts a step than processes.
     """
+    from llm import failure  # not at the top: `python -m llm.failure` would find itself imported, and warn
+
     model, config = model or ModelConfig(), config or TrainConfig()
     check(spec, model.sharing, config.steps)
     tracking.require_installed(config.trackers)

@@ -41,13 +41,18 @@ def read_lower(decoder: Any, ids: Tensor, count: int) -> Tensor:
 
 
 def read_upper(decoder: Any, ids: Tensor, lower: Tensor, count: int) -> Tensor:
-    """The decoder's last hidden states (B, T, d), given what :func:`read_lower` found."""
-    hook = decoder.layers[count].register_forward_pre_hook(lambda _module, args: (lower, *args[1:]))
+    """The decoder's last hidden states (B, T, d), given what :func:`read_lower` found.
+
+    The last of the lower layers stands in for all of them and returns that. (Were it a hook that hands it to the layer
+    above, a checkpointed layer would not be given it again when the backward pass runs it a second time.)
+    """
+    last = decoder.layers[count - 1]
+    last.forward = lambda *_args, **_settings: lower
     try:
-        with _only(decoder, slice(count, None)):
+        with _only(decoder, slice(count - 1, None)):
             return decoder(input_ids=ids, use_cache=False).last_hidden_state
     finally:
-        hook.remove()
+        del last.forward
 
 
 def _trained(module: nn.Module) -> bool:

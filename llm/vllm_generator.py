@@ -50,8 +50,11 @@ def start_engine(name: str, dtype: str, lora: LoRA, context: int, memory: float 
         options: more of ``vllm.LLM``'s own.
 
     Raises:
+        ConfigError: the adapters' rank is more than vLLM takes.
         MissingResource: vLLM is not installed.
     """
+    if lora.rank > RANKS[-1]:
+        raise ConfigError(f"vLLM takes adapters of rank {RANKS[-1]} at most, not lora.rank = {lora.rank}.")
     # The engine in this process, not in one of its own: it is stopped with us, and its draws are reproducible.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     try:

@@ -37,7 +37,6 @@ def loss(spec: EGPO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict
     ratio = experience.of("leader", logp - experience.reference).sum(1).view(-1, 2)
     h, p = ratio[:, 0] - ratio[:, 1], experience.signal.view(-1, 2)[:, 0]
     return spec.tau / 4 * ((h - (p - 0.5) / spec.tau) ** 2).mean(), {
-        "leader_kl": float(ratio.detach().mean()),
         "margin": float(((2 * p - 1) * h.detach()).mean()),
     }
 

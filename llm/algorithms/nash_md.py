@@ -49,5 +49,4 @@ def loss(spec: NashMD, logp: Tensor, experience: Experience) -> tuple[Tensor, di
     return policy_gradient(experience, logp, "leader", advantage), {
         "leader_preferred": float(p.mean()),
         "leader_reward": float(whole.mean()),
-        "leader_kl": float(ratio.sum(1).mean()),
     }

@@ -26,6 +26,5 @@ def loss(spec: OnlineDPO, logp: Tensor, experience: Experience) -> tuple[Tensor,
     ratio = experience.of("leader", logp - experience.reference).sum(1).view(-1, 2)
     h, p = ratio[:, 0] - ratio[:, 1], experience.signal.view(-1, 2)[:, 0]
     return -(p * logsigmoid(spec.tau * h) + (1 - p) * logsigmoid(-spec.tau * h)).mean(), {
-        "leader_kl": float(ratio.detach().mean()),
         "margin": float(((2 * p - 1) * h.detach()).mean()),
     }

@@ -48,5 +48,4 @@ def loss(spec: RLOO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict
     return policy_gradient(experience, logp, "leader", advantage), {
         "reward": float(r.mean()),
         "leader_reward": float(whole.mean()),
-        "leader_kl": float(ratio.sum(1).mean()),
     }

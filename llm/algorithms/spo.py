@@ -33,5 +33,4 @@ def loss(spec: SPO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict[
     advantage = policy_reward(r[:, None], to_go(ratio), tau=spec.tau) - baseline[:, None]
     return policy_gradient(experience, logp, "leader", advantage), {
         "leader_reward": float(policy_reward(r, ratio.sum(1), tau=spec.tau).mean()),
-        "leader_kl": float(ratio.sum(1).mean()),
     }

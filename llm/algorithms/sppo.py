@@ -29,5 +29,4 @@ def loss(spec: SPPO, logp: Tensor, experience: Experience) -> tuple[Tensor, dict
     regression = ((log_ratio - eta * (win_rate - 0.5)) ** 2).mean() / (2 * eta)
     return regression, {
         "leader_win_rate_spread": float(win_rate.std()),
-        "leader_kl": float(experience.log_ratio(logp, "leader").sum(1).mean()),
     }

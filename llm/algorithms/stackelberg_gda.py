@@ -75,8 +75,6 @@ def loss(spec: StackelbergGDA, logp: Tensor, experience: Experience) -> tuple[Te
         "follower_preferred": float(1 - p.mean()),
         "leader_reward": float(whole_leader.mean()),
         "follower_reward": float(whole_follower.mean()),
-        "leader_kl": float(leader_ratio.sum(1).mean()),
-        "follower_kl": float(paid.mean()),
     }
 
 

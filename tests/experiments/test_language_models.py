@@ -113,3 +113,13 @@ def test_runs_of_one_algorithm_are_named_by_what_differs(finished, capsys):
 def test_too_few_held_out_prompts_are_named(tmp_path, capsys):
     assert main(arguments(tmp_path, "evaluation.prompts=1000", "steps=1")) == 1
     assert "evaluation.prompts = 1000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [("sharing=two", "RLOO has no Follower"), ("sharing=two,one", "RLOO has no Follower")],
+)
+def test_an_algorithm_that_cannot_be_run_is_refused_before_another_is_trained(tmp_path, capsys, more, message):
+    assert main(arguments(tmp_path, more, "steps=1")) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from experiments.shapes import HUB, from_config, shape_of
 from llm.config import ModelConfig, TrainConfig
 from llm.linear import lighten
 from llm.policy import LoRA, lora_config
+from llm.trunk import frozen_layers, read_lower
 from slhf.algorithms import RLOO, NashMD, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
 
@@ -148,6 +149,35 @@ def test_full_fine_tuning_holds_two_models_and_adapters_one():
     assert adapted["reference"] == 0
     both = plan.memory(SMALL, work, LanguageModelSweep("x", (), model=ModelConfig(sharing="two")))
     assert both["adapters"] == 2 * adapted["adapters"]
+
+
+def test_frozen_lower_layers_are_kept_once_and_not_read_by_the_update(tmp_path):
+    work = plan.work_of(RLOO(samples=2), 8, 64, 64)
+    whole, upper = (LanguageModelSweep("x", (), model=ModelConfig("x", lora=LoRA(layers=n))) for n in (4, 2))
+    model = small_policy(tmp_path, torch.bfloat16, upper.model.lora)
+    count = frozen_layers(model.get_decoder())
+    assert count == 2
+    trunk = read_lower(model.get_decoder(), torch.zeros(work.rows, work.length, dtype=torch.long), count)
+    assert [plan.memory(SMALL, work, sweep)["trunk"] for sweep in (whole, upper)] == [0, trunk.nbytes]
+    body, half = (plan.time_per_step(SMALL, work, sweep) for sweep in (whole, upper))
+    assert half["reference"] == body["reference"]
+    assert 0.5 < half["update"] / body["update"] < 0.6  # the output layer is as large
+
+
+def test_with_two_adapters_each_role_has_its_row():
+    one, two = (plan.work_of(StackelbergGDA(follower_samples=3), 4, 10, 5, sharing) for sharing in ("one", "two"))
+    assert two.rows == 2 * one.rows
+    assert two.rows * two.scored == one.rows * one.scored
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("sharing=two", "RLOO has no Follower"), ("sampler=vllm", "knows nothing of model.sampler")],
+)
+def test_what_a_run_would_refuse_or_the_plan_does_not_know_has_no_estimate(capsys, setting, message):
+    sweep = str(HERE / "sweeps" / "qwen2.5-7b.yaml")
+    assert main([sweep, "--plan", "--set", setting]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_flops_of_a_forward_are_those_that_torch_counts():

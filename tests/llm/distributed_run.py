@@ -22,13 +22,14 @@ GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
 RATE = 1e-3
 ADAPTERS = LoRA(rank=2, modules=finite.MODULES)
 TWICE = {"leader_samples": 2, "follower_samples": 2}
+FRUGAL = {"tokens_per_micro_batch": 60, "gradient_checkpointing": True}
 CASES = {
     # name: model, algorithm, training; a batch of 5 is not the same for both processes
     "one": ({"lora": ADAPTERS}, StackelbergGDA(RATE, **TWICE), {"batch_size": 5}),
-    "two": ({"lora": ADAPTERS, "sharing": "two"}, StackelbergGDA(RATE), {"tokens_per_micro_batch": 60}),
+    "two": ({"lora": ADAPTERS, "sharing": "two"}, StackelbergGDA(RATE, leader_interval=2), FRUGAL),
     "lower layer frozen": ({"lora": LoRA(2, layers=1, modules=finite.MODULES)}, NashMD(RATE), {}),
     "full": ({"lora": None}, StackelbergGDA(RATE, **TWICE), {"batch_size": 5}),
-    "full in parts": ({"lora": None}, StackelbergGDA(RATE), {"batch_size": 5, "tokens_per_micro_batch": 60}),
+    "full in parts": ({"lora": None}, StackelbergGDA(RATE), {"batch_size": 5, **FRUGAL}),
     "full with memory": ({"lora": None}, EGPO(RATE), {"batch_size": 4, "checkpoint_every": 1}),
 }
 

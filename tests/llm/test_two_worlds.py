@@ -23,19 +23,18 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The cases, each as the sweep of the README has it and the command line runs it."""
+    """The cases, as the sweep of the README has them and the command line runs them, in fewer steps where that does."""
     out, found = tmp_path_factory.mktemp("runs"), {}
-    for game in dict.fromkeys(game for game, _, _ in CASES):
-        for trained in ("one", "two", "all"):
-            sweep = yaml.safe_load(SWEEP.read_text())
-            sweep["grid"] = {"judge.matrix": [str(SWEEP.parent / "games" / game)], "trained": [trained]}
-            sweep["algorithms"] = [a for a in sweep["algorithms"] if (game, a["name"], trained) in CASES]
-            if not sweep["algorithms"]:
-                continue
-            (out / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-            printed = run(out / "sweep.yaml", "--out", str(out))
-            assert not printed["skipped"]
-            found |= {(game, r["algorithm"], trained): r for r in printed["results"]}
+    for game, name, trained in CASES:
+        sweep = yaml.safe_load(SWEEP.read_text())
+        sweep["grid"] = {"judge.matrix": [str(SWEEP.parent / "games" / game)], "trained": [trained]}
+        sweep["algorithms"] = [entry for entry in sweep["algorithms"] if entry["name"] == name]
+        if name != "online_dpo":  # the noisiest: after 100 steps it is still .05 away, after all 150 .01
+            sweep["train"]["steps"] = 100
+        (out / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+        printed = run(out / "sweep.yaml", "--out", str(out))
+        assert not printed["skipped"]
+        (found[game, name, trained],) = printed["results"]
     return found
 
 

@@ -249,3 +249,8 @@ def test_against_vllm_itself(tmp_path):
 def gaps(samples, expected):
     """|sampler's log-probability - the trainer's| of every token."""
     return [abs(a - b) for y, row in zip(samples, expected, strict=True) for a, b in zip(y.logprobs, row, strict=True)]
+
+
+def test_a_rank_that_vllm_does_not_take_is_named():
+    with pytest.raises(ConfigError, match=r"lora.rank = 513"):
+        start_engine("embedded", "float32", LoRA(rank=513), context=64)
