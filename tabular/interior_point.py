@@ -11,6 +11,7 @@ exactly where some lottery plays i.
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg.blas import dgemv
 from scipy.linalg.lapack import dgetrf, dgetrs
 
 from tabular.policies import Array
@@ -59,7 +60,8 @@ def _direction(
     """The Newton step (dx, dw) towards x_i w_i = reduction theta, less products of an earlier step."""
     fall = (1 - reduction) * theta
     dx, _ = dgetrs(*factors, (reduction * theta - second_order) / x - w + fall * r)
-    return dx, -(A @ dx) - fall * r
+    # A' = -A. scipy's BLAS, as in the factorisation: the idle threads of numpy's own would spin against it.
+    return dx, dgemv(1.0, A.T, dx) - fall * r
 
 
 def _length(x: Array, w: Array, dx: Array, dw: Array) -> float:
