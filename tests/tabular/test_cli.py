@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from slhf import figures
 from slhf.algorithms import ALGORITHMS, OMWU, SPO, StackelbergGDA
 from tabular import nash, solve_nlhf, solve_rlhf, solve_slhf
 from tabular.__main__ import main
@@ -379,6 +380,29 @@ def test_a_picture_that_was_not_drawn_leaves_no_folder(capsys, file, tmp_path):
 def test_a_bad_seed_of_an_audit_is_one_line(capsys):
     assert main(["audit", "--seed", "-1"]) == 2
     assert capsys.readouterr().err == "error: seed = -1: must not be negative.\n"
+
+
+@pytest.mark.parametrize("concepts", [["slhf"], ["rlhf", "nlhf", "slhf"]])
+def test_the_note_of_a_verdict_table_stays_inside(tmp_path, monkeypatch, concepts):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    only = [word for name in concepts for word in ("--concept", name)]
+    assert main(["audit", *only, "--axiom", "smith", "--games", "0", "--plot", str(tmp_path / "x.png")]) == 0
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    note = figure.axes[0].xaxis.label.get_window_extent()
+    assert "no proof" in figure.axes[0].get_xlabel()
+    assert figure.bbox.x0 <= note.x0 <= note.x1 <= figure.bbox.x1
+    assert note.y0 >= figure.bbox.y0
+
+
+def test_turned_names_end_at_their_tick():
+    figure, axes = figures.new_figure()
+    figures.bars(axes[0, 0], {"policy": [0.5, 0.5]}, ["a rather long name", "another"], "probability")
+    figure.draw_without_rendering()
+    for place, label in enumerate(axes[0, 0].get_xticklabels()):
+        tick = axes[0, 0].transData.transform((place, 0))[0]
+        assert abs(label.get_window_extent().x1 - tick) < 6
 
 
 def test_a_batch_is_not_drawn(capsys, tmp_path):
