@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from slhf.certificates import Certificate
 from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
+from tabular.arrays import of_numpy
 from tabular.policies import Array, best_response, best_response_value, check_temperature, log_reference
 from tabular.preferences import PreferenceMatrix
 
@@ -195,7 +196,7 @@ def pair_weights_of(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Arra
     if pair_weights is None:
         return np.broadcast_to(1 - np.eye(P.n), P.p.shape)
     try:
-        weights = np.broadcast_to(np.asarray(pair_weights, dtype=np.float64), P.p.shape)
+        weights = np.broadcast_to(of_numpy(pair_weights), P.p.shape)
     except (TypeError, ValueError) as error:
         raise InvalidParameter(f"pair_weights must broadcast to {P.p.shape}: {error}.") from error
     if not np.all(np.isfinite(weights) & (weights >= 0)):
