@@ -173,7 +173,7 @@ def verdict_table(
     axes.grid(False)
     axes.grid(True, which="minor", color="white", linewidth=1.5, alpha=1)
     axes.tick_params(which="both", length=0, labeltop=True, labelbottom=False)
-    inches = axes.get_figure().get_figwidth()
+    inches = axes.figure.bbox.width / axes.figure.dpi
     axes.set_xlabel(textwrap.fill(note, max(20, int(14 * inches))), fontsize=6)
     for spine in axes.spines.values():
         spine.set_visible(False)
