@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,8 @@ def verdict_table(
     axes.grid(False)
     axes.grid(True, which="minor", color="white", linewidth=1.5, alpha=1)
     axes.tick_params(which="both", length=0, labeltop=True, labelbottom=False)
-    axes.set_xlabel(note, fontsize=6)
+    inches = axes.figure.bbox.width / axes.figure.dpi
+    axes.set_xlabel(textwrap.fill(note, max(20, int(14 * inches))), fontsize=6)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -229,4 +231,5 @@ MOST_TICKS = 30
 def _ticks(axis: Any, labels: Sequence[str], rotation: float) -> None:
     step = -(-len(labels) // MOST_TICKS)
     turned = rotation if max(map(len, labels)) > 3 or len(labels) > MOST_NUMBERS else 0
-    axis.set_ticks(range(0, len(labels), step), labels[::step], rotation=turned)
+    ends: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if turned else {}  # names end at their tick
+    axis.set_ticks(range(0, len(labels), step), labels[::step], rotation=turned, **ends)

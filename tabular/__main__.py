@@ -12,8 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from slhf.errors import NotConverged, SLHFError
-from tabular.commands import audit, describe, run, solve
-from tabular.commands.options import Parser
+from tabular.commands import audit, describe, options, run, solve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answer(args: argparse.Namespace) -> int:
     try:
+        options.check_plot(args)
         print(args.run(args))
     except SLHFError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
@@ -38,7 +38,7 @@ def _answer(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = options.Parser(
         prog="python -m tabular", description="Exact solutions of games, what they satisfy, what finds them."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

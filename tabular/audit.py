@@ -117,13 +117,14 @@ def audit(rule: str, axiom: str, games: int = 20_000, seed: int = 0) -> Verdict:
         seed: of the random profiles, which do not depend on the rule.
 
     Raises:
-        InvalidParameter: unknown names, or a negative number of games.
+        InvalidParameter: unknown names, or a negative number of games or seed.
     """
     for name, known in ((rule, RULES), (axiom, AXIOMS)):
         if name not in known:
             raise InvalidParameter(f"{name!r} is unknown; choose one of {', '.join(known)}.")
-    if games < 0:
-        raise InvalidParameter(f"games = {games}: must not be negative.")
+    for name, number in (("games", games), ("seed", seed)):
+        if number < 0:
+            raise InvalidParameter(f"{name} = {number}: must not be negative.")
     searched = applied = 0
     n = SMALL_SIZES[-1]
     rng = np.random.default_rng([seed, list(AXIOMS).index(axiom)])

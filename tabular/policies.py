@@ -80,7 +80,9 @@ def log_reference(
     off = xp.abs(total - 1) > SUM_TOLERANCE
     if xp.any(off):
         where = first(off[..., 0])
-        raise InvalidReference(f"{name}{where or ''} sums to {float(total[where][0]):.10g}, not 1; normalise it.")
+        raise InvalidReference(
+            f"{name}{where or ''} sums to {float(total[where][0]):.10g}, not 1; normalise it, in float64."
+        )
     if full_support and xp.any(array == 0):
         raise InvalidReference(
             f"{name}{first(array == 0)} = 0: at a positive temperature the reference must give every action "

@@ -13,7 +13,7 @@ from array_api_compat import array_namespace, device, is_numpy_array, to_device
 from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidPreferences, MissingPair
-from tabular.arrays import AnyArray, Array, first, kind, like, owned
+from tabular.arrays import AnyArray, Array, first, kind, like, of_numpy, owned
 from tabular.files import COMPARISON_COLUMNS, PREFLIB, first_row, read_comparisons, read_matrix, read_preflib
 
 Unranked = Literal["ignore", "bottom"]
@@ -21,6 +21,8 @@ Missing = Literal["raise", "half"]
 
 TOLERANCE = 1e-9
 """How far P[i, j] + P[j, i] may be from 1: room for rounding, not for mistakes."""
+ROUNDED = 1e-6
+"""Sums this close to 1 are called rounded, no mistake, by the error."""
 TILE = 256
 """numpy compares a matrix with its transpose in squares of this size, of which two fit the cache."""
 
@@ -296,8 +298,12 @@ def _check_preferences(p: AnyArray, names: tuple[str, ...]) -> None:
             p,
             names,
             lambda index: (
-                f"P[j, i] = {float(transpose[index])} and the two must sum to 1; correct one of them, "
-                f"or use from_counts for counts of wins"
+                f"P[j, i] = {float(transpose[index])} and the two must sum to 1; "
+                + (
+                    "they were rounded, perhaps in float32: make P[j, i] of 1 - P[i, j] in float64"
+                    if abs(float(p[index] + transpose[index]) - 1) < ROUNDED
+                    else "correct one of them, or use from_counts for counts of wins"
+                )
             ),
         )
 
@@ -361,7 +367,10 @@ def alternatives(profile: list[list[Collection[Hashable]]], labels: Sequence[str
 
 def check_weights(weights: ArrayLike | None, count: int) -> Array:
     """``(..., count)``: one finite weight, not negative, for each ranking; ones by default."""
-    shares = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+    try:
+        shares = np.ones(count) if weights is None else of_numpy(weights)
+    except (TypeError, ValueError) as error:
+        raise InvalidPreferences(f"weights cannot be read as an array of numbers: {error}.") from error
     if shares.shape[-1:] != (count,):
         raise InvalidPreferences(f"weights has shape {shares.shape} for {count} rankings; give one weight each.")
     bad = np.argwhere(~(np.isfinite(shares) & (shares >= 0)))

@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from slhf.errors import InvalidParameter
+from slhf.errors import InvalidParameter, InvalidReference
 from slhf.refinement import refine
+from tabular.arrays import of_numpy
 from tabular.policies import Array, log_reference
 from tabular.preferences import PreferenceMatrix
 from tabular.social_choice import reaches
@@ -61,10 +62,10 @@ class Refinement:
         Raises:
             InvalidReference: names what is not a distribution, or has the wrong shape.
         """
-        pi, omega = (
-            np.atleast_1d(np.asarray(start, dtype=np.float64)),
-            np.atleast_2d(np.asarray(kernel, dtype=np.float64)),
-        )
+        try:
+            pi, omega = np.atleast_1d(of_numpy(start)), np.atleast_2d(of_numpy(kernel))
+        except (TypeError, ValueError) as error:
+            raise InvalidReference(f"start or kernel cannot be read as probabilities: {error}.") from error
         n = pi.shape[-1]
         shape = np.broadcast_shapes(pi.shape[:-1], omega.shape[:-2])
         return cls(
@@ -80,7 +81,10 @@ class Refinement:
     @classmethod
     def resampling(cls, policy: ArrayLike) -> Refinement:
         """Independent answers from a policy ``(..., n)``: what refinement has to beat."""
-        return cls.create(policy, np.asarray(policy, dtype=np.float64)[..., None, :])
+        probabilities = log_reference(policy, np.shape(policy), "policy", full_support=False)
+        return cls(
+            probabilities, np.broadcast_to(probabilities[..., None, :], (*probabilities.shape, probabilities.shape[-1]))
+        )
 
     @property
     def n(self) -> int:

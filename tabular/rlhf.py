@@ -11,11 +11,14 @@ from scipy.special import expit
 
 from slhf.certificates import Certificate
 from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
+from tabular.arrays import of_numpy
 from tabular.policies import Array, best_response, best_response_value, check_temperature, log_reference
 from tabular.preferences import PreferenceMatrix
 
 TOLERANCE = 1e-10
 """Largest score-equation residual of an accepted fit, as a share of an alternative's comparisons."""
+ACCURACY = 1e-4
+"""How far from the best ones, in nats, the rewards of an accepted fit may be."""
 TIES = 1e-9
 """At temperature 0, rewards this close to the best are optimal too: the fit is no more exact."""
 MAX_ITERATIONS = 200
@@ -70,7 +73,8 @@ def solve_rlhf(
             some rewards would be infinitely far apart (Ford 1957).
         InvalidParameter, InvalidReference: a bad temperature, weight or reference.
         InvalidPreferences: P holds another array than numpy's.
-        NotConverged: the score equations could not be solved to ``TOLERANCE``.
+        NotConverged: the score equations could not be solved to ``TOLERANCE``, or the data are so nearly
+            separable that this leaves the rewards uncertain by more than ``ACCURACY``.
     """
     P.require_numpy("solve_rlhf")
     tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
@@ -78,7 +82,7 @@ def solve_rlhf(
     weights = pair_weights_of(pair_weights, P)
     if l2 == 0:
         _check_connected(P, weights)
-    reward, certificate = fit_bradley_terry(P.p, weights, l2)
+    reward, certificate, error = fit_bradley_terry(P.p, weights, l2)
     log_policy = best_response(reward, log_ref, tau, ties=TIES)
     solution = RLHFSolution(
         reward=reward,
@@ -88,21 +92,27 @@ def solve_rlhf(
         support=log_policy > -np.inf,
         certificate=certificate,
     )
-    if not np.all(certificate.residual <= TOLERANCE):
+    if not (np.all(certificate.residual <= TOLERANCE) and np.all(error <= ACCURACY)):
         raise NotConverged(
-            f"The Bradley-Terry fit stopped with score-equation residual {np.max(certificate.residual):.1e} > "
-            f"{TOLERANCE}: the data are almost separable; add a little l2, or use `best` from this error.",
+            f"The Bradley-Terry fit stopped with score-equation residual {np.max(certificate.residual):.1e} (at most "
+            f"{TOLERANCE}) and rewards uncertain by {np.max(error):.1e} nats (at most {ACCURACY}): the data are "
+            f"almost separable; add a little l2, or use `best` from this error.",
             solution,
             certificate,
         )
     return solution
 
 
-def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certificate]:
-    """Damped Newton for the fit in :func:`solve_rlhf`: rewards ``(..., n)`` and how well they fit.
+def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certificate, Array]:
+    """Damped Newton for the fit in :func:`solve_rlhf`.
 
     Every game goes on until a full Newton step cannot improve its likelihood: from there on only
     rounding is left.
+
+    Returns:
+        Rewards ``(..., n)``; how well they fit; and ``(...)``, how far from the best they may be, in nats: the
+        Newton step that is left, and what rounding in the score equations makes of it. Where the data are almost
+        separable the equations hold to all digits over many nats, so their residual cannot tell.
     """
     reward = np.zeros(p.shape[:-1])
     iterations = np.zeros(p.shape[:-2], dtype=int)
@@ -112,7 +122,8 @@ def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certi
     likelihood = log_likelihood(reward, expected, wins, l2)
     for step_number in range(MAX_ITERATIONS + 1):
         gradient = score(reward, expected, p, weights, l2)
-        step = _newton_step(gradient, information(expected, weights, l2))
+        curvature = _anchored(information(expected, weights, l2))
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
         decrement = np.sum(step * gradient, axis=-1)
         # The decrement is twice what a Newton step should gain; below rounding there is nothing to gain.
         active &= decrement > 1e-30 * total
@@ -129,10 +140,13 @@ def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certi
                 break
             scale = np.where(worse, scale / 2, scale)
         reward, likelihood = trial, after
-    tiny = np.finfo(float).tiny
-    residual = np.abs(gradient / np.maximum(weights.sum(-1) + l2, tiny)).max(-1)
+    tiny, eps = np.finfo(float).tiny, np.finfo(float).eps
+    asked = weights.sum(-1) + l2
+    residual = np.abs(gradient / np.maximum(asked, tiny)).max(-1)
+    rounding = np.matmul(np.abs(np.linalg.inv(curvature)), eps / 2 * asked[..., None])[..., 0]
+    error = np.max(np.abs(step) + rounding, axis=-1)
     gap = decrement / np.maximum(total / 2, tiny)
-    return reward - reward.mean(-1, keepdims=True), Certificate(gap, residual, iterations, "newton")
+    return reward - reward.mean(-1, keepdims=True), Certificate(gap, residual, iterations, "newton"), error
 
 
 def win_probability(reward: Array) -> Array:
@@ -165,11 +179,16 @@ def information(expected: Array, weights: Array, l2: float) -> Array:
     return hessian
 
 
-def _newton_step(gradient: Array, hessian: Array) -> Array:
-    # Rewards are defined up to a constant: a rank-one term fixes it without touching the rest.
+def _anchored(hessian: Array) -> Array:
+    """``(..., n, n)``: :func:`information` made regular.
+
+    Rewards are defined up to a constant: a rank-one term fixes it without touching the rest. A ridge of the size
+    of rounding keeps the system solvable where the data are separable but for rounding.
+    """
+    n = hessian.shape[-1]
     trace = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None]
-    anchor = np.where(trace > 0, trace, 1) / gradient.shape[-1] ** 2  # one alternative has no curvature at all
-    return np.linalg.solve(hessian + anchor, gradient[..., None])[..., 0]
+    trace = np.where(trace > 0, trace, 1)  # one alternative has no curvature at all
+    return hessian + trace / n**2 + 4 * np.finfo(float).eps * trace * np.eye(n)
 
 
 def pair_weights_of(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Array:
@@ -177,7 +196,7 @@ def pair_weights_of(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Arra
     if pair_weights is None:
         return np.broadcast_to(1 - np.eye(P.n), P.p.shape)
     try:
-        weights = np.broadcast_to(np.asarray(pair_weights, dtype=np.float64), P.p.shape)
+        weights = np.broadcast_to(of_numpy(pair_weights), P.p.shape)
     except (TypeError, ValueError) as error:
         raise InvalidParameter(f"pair_weights must broadcast to {P.p.shape}: {error}.") from error
     if not np.all(np.isfinite(weights) & (weights >= 0)):

@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidParameter, InvalidPreferences
+from tabular.arrays import of_numpy
 from tabular.nash import NashSolution, solve_nlhf
 from tabular.policies import Array
 from tabular.preferences import TOLERANCE, PreferenceMatrix
@@ -270,7 +271,10 @@ def _covariance(policy: Array) -> Array:
 
 
 def _antisymmetric(direction: ArrayLike) -> Array:
-    d = np.asarray(direction, dtype=np.float64)
+    try:
+        d = of_numpy(direction)
+    except (TypeError, ValueError) as error:
+        raise InvalidPreferences(f"The direction cannot be read as an array of numbers: {error}.") from error
     if d.ndim < 2 or not np.all(np.abs(d + np.swapaxes(d, -1, -2)) <= TOLERANCE * np.abs(d).max(initial=0)):
         raise InvalidPreferences(
             f"The direction, of shape {d.shape}, must be antisymmetric: where p(i > j) rises, p(j > i) falls as much."

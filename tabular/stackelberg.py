@@ -26,7 +26,9 @@ from tabular.preferences import PreferenceMatrix
 
 BLOCK = 65_536
 """How many entries of P numpy works on at a time: that and a few temporaries of its size fit the cache."""
-THREADS = min(8, os.cpu_count() or 1)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Those that this process may use, where the system says."""
+THREADS = min(8, CORES)
 """How many blocks are worked on at once; numpy lets threads run side by side inside its functions."""
 
 
@@ -77,6 +79,8 @@ class StackelbergGame:
     def leader_earnings(self, log_follower: AnyArray) -> AnyArray:
         """``(..., n)``: what the Leader earns by each y against this Follower; V(y) against the best one."""
         follower = array_namespace(log_follower).exp(log_follower)
+        if self.tau_follower == 0:  # free, even where the reference is 0 and the divergence infinite
+            return total(follower * self.p)
         price = self.tau_follower * log_ratio(log_follower, self.log_follower_reference)
         return total(follower * (self.p + price))
 
@@ -113,6 +117,8 @@ class StackelbergGame:
         """Expected earnings, less the Leader's KL price."""
         xp = array_namespace(log_policy)
         expected = xp.sum(xp.exp(log_policy) * earnings, axis=-1)
+        if self.tau_leader == 0:
+            return expected
         return expected - self.tau_leader * kl(log_policy, self.log_leader_reference)
 
 
@@ -219,7 +225,7 @@ class StackelbergSolution:
         value: ``(...)``, the value of the game, KL prices included.
         follower_win_rate: ``(...)``, how often the Follower's reply is preferred, E p(y' > y).
         support: ``(..., n)``, True where the policy may be positive: the optimal set at tau_L = 0.
-        certificate: gap = duality gap; residual = :meth:`StackelbergGame.residual`.
+        certificate: gap and residual as :meth:`StackelbergGame.certificate` says.
     """
 
     policy: AnyArray

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -61,6 +63,27 @@ def output_options(parser: argparse.ArgumentParser, picture: str) -> None:
     """--json and --plot."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--plot", type=_plot_file, metavar="FILE", help=f"also draw {picture} (.png, .pdf or .svg)")
+
+
+def check_plot(args: argparse.Namespace) -> None:
+    """Refuse a picture that cannot be written before any work is done for it, and without a trace.
+
+    Raises:
+        InvalidParameter: says why it cannot.
+    """
+    if args.plot is None:
+        return
+    try:
+        there = args.plot.exists()
+        folder = next(parent for parent in args.plot.absolute().parents if parent.exists())
+    except OSError as error:  # such as a name too long
+        problem = error.errno or errno.EIO
+    else:
+        writable = os.access(args.plot if there else folder, os.W_OK)
+        problem = errno.EISDIR if args.plot.is_dir() else errno.EACCES if not writable else 0
+        problem = problem if folder.is_dir() else errno.ENOTDIR
+    if problem:
+        raise InvalidParameter(f"{args.plot}: cannot be written: {os.strerror(problem)}.")
 
 
 def load(args: argparse.Namespace) -> PreferenceMatrix:

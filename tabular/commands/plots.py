@@ -50,7 +50,7 @@ def structure(path: Path, P: PreferenceMatrix) -> None:
 def verdicts(path: Path, found: list[Verdict], concepts: list[str], axioms: list[str]) -> None:
     """Concept against axiom, with the size of the counterexample or of the search."""
     cells = {(v.rule, v.axiom): v for v in found}
-    figure, axes = figures.new_figure(width=1.3 + 1.25 * len(concepts), height=0.8 + 0.42 * len(axioms))
+    figure, axes = figures.new_figure(width=1.3 + 1.25 * len(concepts), height=0.9 + 0.42 * len(axioms))
     figures.verdict_table(
         axes[0, 0],
         [[cells[rule, axiom].counterexample is None for rule in concepts] for axiom in axioms],
@@ -77,4 +77,8 @@ def convergence(path: Path, P: PreferenceMatrix, spec: Algorithm, trace: Trace) 
         for k, i in enumerate(shown):
             axes[0, 1].axhline(trace.solution[i], color=figures.PALETTE[k], linewidth=0.8, linestyle=":")
         axes[0, 1].set(xscale="log", ylim=(0, None))
+        legend = axes[0, 1].get_legend()  # it may cover lines, so that they must not cross its names
+        if legend is not None:  # a single alternative has none
+            legend.set_frame_on(True)
+            legend.get_frame().set(alpha=0.85, edgecolor="none")
     figures.save(figure, path)

@@ -12,9 +12,12 @@ from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 
 from slhf.algorithms import StackelbergGDA
-from slhf.errors import InvalidPreferences, InvalidReference, MissingPair
+from slhf.errors import InvalidPreferences, InvalidReference, MissingPair, SLHFError
 from tabular import PreferenceMatrix, duality_gap, policies, social_choice, solve_nlhf, solve_rlhf, solve_slhf
 from tabular.dynamics import run
+from tabular.profiles import Profile
+from tabular.refinement import Refinement
+from tabular.sensitivity import slhf_sensitivity
 from tests.tabular.strategies import CONDORCET, examples, games, seeds, temperatures, temperatures_or_zero
 from tests.tabular.strategies import policies as random_policies
 
@@ -132,6 +135,40 @@ def test_kinds_of_arrays_are_not_mixed_in_silence():
         solve_slhf(PreferenceMatrix(torch.tensor(CONDORCET.p)), leader_reference=reference)
     with pytest.raises(InvalidReference, match="it is torch on cpu where the preferences are numpy"):
         solve_slhf(CONDORCET, leader_reference=torch.tensor(reference))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda a: PreferenceMatrix.from_rankings(["ABC", "BCA", "CAB"], a),
+        lambda a: Profile(["ABC", "BCA", "CAB"], a),
+        lambda a: solve_rlhf(CONDORCET, pair_weights=a),
+        lambda a: solve_nlhf(CONDORCET, 0.1, a / 3),
+        lambda a: Refinement.create(a / 3, np.eye(3)),
+        lambda a: Refinement.create([1, 0, 0], a / 3),
+        lambda a: Refinement.resampling(a / 3),
+        lambda a: slhf_sensitivity(CONDORCET).policy.along(0 * a[:, None] * a),
+    ],
+)
+def test_tensors_text_and_complex_numbers_are_not_converted_in_silence(use):
+    use(np.ones(3))
+    for values, said in ((torch.ones(3), "torch on cpu"), (np.ones(3) + 0j, "complex")):
+        with pytest.raises(SLHFError, match=said):
+            use(values)
+
+
+def test_text_is_no_number():
+    with pytest.raises(InvalidPreferences, match="text, not real numbers"):
+        PreferenceMatrix([["0.5", 0.4], [0.6, 0.5]])
+    with pytest.raises(InvalidPreferences, match="complex numbers"):
+        PreferenceMatrix(CONDORCET.p + 1j)
+
+
+def test_float32_is_named_where_it_is_too_coarse():
+    with pytest.raises(InvalidPreferences, match=r"rounded, perhaps in float32: make P\[j, i\] of 1 - P"):
+        PreferenceMatrix(CONDORCET.p.astype(np.float32))
+    with pytest.raises(InvalidReference, match="normalise it, in float64"):
+        solve_slhf(CONDORCET, leader_reference=np.array([0.15, 0.25, 0.6], np.float32))
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import import_module
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from slhf import figures
 from slhf.algorithms import ALGORITHMS, OMWU, SPO, StackelbergGDA
 from tabular import nash, solve_nlhf, solve_rlhf, solve_slhf
 from tabular.__main__ import main
+from tabular.commands import options
 from tabular.commands.run import field_docs
 from tabular.dynamics import run
 from tests.tabular.strategies import CONDORCET
@@ -342,13 +345,64 @@ def test_plots_are_written_beside_the_answer(capsys, file, tmp_path, argv):
     assert picture.stat().st_size > 5000
 
 
-def test_an_unwritable_plot_is_one_line(capsys, file):
-    for command in (["solve", file, "--concept", "nlhf"], ["describe", file], ["run", file, "--algorithm", "mmd"]):
-        assert main([*command, "--plot", file + "/picture.png"]) == 2
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["solve", "FILE", "--concept", "nlhf"],
+        ["describe", "FILE"],
+        ["run", "FILE", "--algorithm", "mmd"],
+        ["audit", "--games", "0"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_unwritable_plot_is_one_line_before_any_work(capsys, file, tmp_path, monkeypatch, command):
+    (tmp_path / "folder.png").mkdir()
+    command = [{"FILE": file}.get(word, word) for word in command]
+    module = import_module(f"tabular.commands.{command[0]}")
+    worked = []
+    for name in ("audit", "describe", "follow", "read_matrix"):
+        monkeypatch.setattr(module, name, lambda *_, **__: worked.append(1), raising=False)
+    monkeypatch.setattr(options, "load", lambda _: worked.append(1))
+    for path in (f"{file}/picture.png", str(tmp_path / "folder.png"), str(tmp_path / ("x" * 300 + ".png"))):
+        assert main([*command, "--plot", path]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err.startswith(f"error: {file}/picture.png: cannot be written: ")
+        assert captured.err.startswith(f"error: {path}: cannot be written: ")
         assert captured.err.count("\n") == 1
+    assert not worked
+
+
+def test_a_picture_that_was_not_drawn_leaves_no_folder(capsys, file, tmp_path):
+    assert main(["solve", file, "--concept", "slhf", "--tau", "-1", "--plot", str(tmp_path / "new" / "x.png")]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bad_seed_of_an_audit_is_one_line(capsys):
+    assert main(["audit", "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "error: seed = -1: must not be negative.\n"
+
+
+@pytest.mark.parametrize("concepts", [["slhf"], ["rlhf", "nlhf", "slhf"]])
+def test_the_note_of_a_verdict_table_stays_inside(tmp_path, monkeypatch, concepts):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    only = [word for name in concepts for word in ("--concept", name)]
+    assert main(["audit", *only, "--axiom", "smith", "--games", "0", "--plot", str(tmp_path / "x.png")]) == 0
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    note = figure.axes[0].xaxis.label.get_window_extent()
+    assert "no proof" in figure.axes[0].get_xlabel()
+    assert figure.bbox.x0 <= note.x0 <= note.x1 <= figure.bbox.x1
+    assert note.y0 >= figure.bbox.y0
+
+
+def test_turned_names_end_at_their_tick():
+    figure, axes = figures.new_figure()
+    figures.bars(axes[0, 0], {"policy": [0.5, 0.5]}, ["a rather long name", "another"], "probability")
+    figure.draw_without_rendering()
+    for place, label in enumerate(axes[0, 0].get_xticklabels()):
+        tick = axes[0, 0].transData.transform((place, 0))[0]
+        assert abs(label.get_window_extent().x1 - tick) < 6
 
 
 def test_a_batch_is_not_drawn(capsys, tmp_path):

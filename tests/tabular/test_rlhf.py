@@ -190,3 +190,25 @@ def test_choix_finds_the_same_rewards():
         expected = choix.ilsr_pairwise(n, data, tol=1e-11, max_iter=1000)
         found = solve_rlhf(PreferenceMatrix.from_counts(wins), pair_weights=wins + wins.T).reward
         assert_allclose(found, expected - expected.mean(), atol=1e-8)
+
+
+@pytest.mark.parametrize("gap", [40.0, 60.0, 100.0, 700.0])
+@pytest.mark.parametrize("middle", [[], [0.0], [1.0, 2.0]])
+def test_rewards_that_float64_cannot_tell_are_refused(gap, middle):
+    """The score equations hold to every digit far from the best rewards, here by up to 335 nats."""
+    P = PreferenceMatrix.bradley_terry([0, *middle, gap])
+    truth = np.array([0, *middle, gap])
+    both = PreferenceMatrix(np.stack([np.full(P.p.shape, 0.5), P.p]))
+    with pytest.raises(NotConverged, match="rewards uncertain by"):
+        solve_rlhf(both)
+    assert np.ptp(solve_rlhf(P, l2=0.01).reward) < np.ptp(truth)
+
+
+def test_rounding_between_clusters_counts():
+    """Inside a cycle preferences fit no rewards, and the rounding there hides what links it to the fourth."""
+    p = np.full((4, 4), 0.5)
+    for i in range(3):
+        p[i, (i + 1) % 3], p[(i + 1) % 3, i] = 0.7, 0.3
+    p[3, :3], p[:3, 3] = 1 - 1e-15, 1e-15
+    with pytest.raises(NotConverged, match="rewards uncertain by"):
+        solve_rlhf(PreferenceMatrix(p))

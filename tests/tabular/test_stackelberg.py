@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -309,3 +313,31 @@ def test_an_unable_reference_is_named_by_its_place_in_the_batch():
     reference = np.r_[0, np.full(59, 1 / 59)]
     with pytest.raises(InvalidReference, match=r"game \(29, 59\)"):
         solve_slhf(PreferenceMatrix(p), 0, 0, follower_reference=reference)
+
+
+def test_at_temperature_zero_actions_outside_the_reference_are_free():
+    """0 times an infinite divergence is 0: the gap is that of the uniform reference."""
+    P = PreferenceMatrix([[0.5, 0.6], [0.4, 0.5]])
+    for tau_leader, tau_follower in ((0, 0), (0, 0.1), (0.1, 0)):
+        outside = None if tau_leader else [1, 0], None if tau_follower else [[1, 0], [1, 0]]
+        inside = None, None
+        gap = [duality_gap(P, [0, 1], [[0, 1], [0, 1]], tau_leader, tau_follower, *r) for r in (outside, inside)]
+        assert np.isfinite(gap).all()
+        assert_allclose(*gap)
+
+
+def test_one_block_starts_no_threads(monkeypatch):
+    def refuse(threads):
+        raise AssertionError("a pool for one block")
+
+    monkeypatch.setattr(stackelberg, "ThreadPoolExecutor", refuse)
+    solve_slhf(PreferenceMatrix(np.full((stackelberg.BLOCK // 64, 8, 8), 0.5)))
+    with pytest.raises(AssertionError, match="a pool"):
+        solve_slhf(PreferenceMatrix(np.full((stackelberg.BLOCK // 64 + 1, 8, 8), 0.5)))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_threads_are_no_more_than_the_cores_that_may_be_used():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from tabular import stackelberg as s"
+    done = subprocess.run([sys.executable, "-c", code + "; print(s.THREADS)"], capture_output=True, check=True)
+    assert done.stdout.strip() == b"1"
