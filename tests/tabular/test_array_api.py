@@ -41,7 +41,7 @@ def references(P, seed):
 @given(P=games(sizes=(1, 6)), tau_leader=temperatures_or_zero, tau_follower=temperatures_or_zero, seed=seeds)
 def test_solutions_agree(P, tau_leader, tau_follower, seed):
     arrays = references(P, seed)
-    tensors = [torch.tensor(reference) for reference in arrays]
+    tensors, before = ([torch.tensor(reference) for reference in arrays] for _ in range(2))
     on_torch = PreferenceMatrix(torch.tensor(P.p), P.labels)
     for of_numpy, of_torch in (((), ()), (arrays, tensors)):
         expected = solve_slhf(P, tau_leader, tau_follower, *of_numpy)
@@ -53,6 +53,8 @@ def test_solutions_agree(P, tau_leader, tau_follower, seed):
         assert_same(found.certificate.residual, expected.certificate.residual)
         assert found.certificate.worst() < 1e-11
         assert np.shape(found.certificate.to_json()["gap"]) == P.batch_shape
+    for now, then in zip(tensors, before, strict=True):
+        assert_array_equal(now, then)
 
 
 @examples()
