@@ -26,7 +26,7 @@ def owned(values: ArrayLike | AnyArray) -> AnyArray:
         TypeError, ValueError: it holds no numbers, or is an array that this project cannot work on.
     """
     if not is_array_api_obj(values) or is_numpy_array(values):
-        return np.array(_real(values), dtype=np.float64, order="C")
+        return np.array(real(values), dtype=np.float64, order="C")
     if getattr(values, "requires_grad", False):
         raise TypeError("it is part of an autograd graph, which solvers do not extend; pass it with .detach()")
     if not is_writeable_array(values):
@@ -45,7 +45,7 @@ def like(values: ArrayLike | AnyArray, pattern: AnyArray) -> AnyArray:
     if is_array_api_obj(values) and kind(values) != kind(pattern):
         raise TypeError(f"it is {kind(values)} where the preferences are {kind(pattern)}; convert one of them")
     if is_numpy_array(pattern):
-        return np.asarray(_real(values), dtype=np.float64)
+        return np.asarray(real(values), dtype=np.float64)
     return xp.asarray(values, dtype=xp.float64, device=device(pattern))
 
 
@@ -58,8 +58,12 @@ def of_numpy(values: ArrayLike) -> Array:
     return like(values, np.empty(0))
 
 
-def _real(values: ArrayLike) -> NDArray[Any]:
-    """An array of numpy, which would drop imaginary parts and read numbers out of text."""
+def real(values: ArrayLike) -> NDArray[Any]:
+    """An array of numpy, but not of complex numbers or text, which it would make numbers of in silence.
+
+    Raises:
+        TypeError, ValueError: it is.
+    """
     array = np.asarray(values)
     if array.dtype.kind in "cSU":
         raise TypeError(f"it holds {'complex numbers' if array.dtype.kind == 'c' else 'text'}, not real numbers")

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slhf.errors import InvalidData
+from tabular.arrays import real
 
 COMPARISON_COLUMNS = ("winner", "loser", "count")
 PREFLIB = (".soc", ".soi", ".toc", ".toi")
@@ -187,7 +188,7 @@ def _csv_rows(file: Path) -> list[Row]:
 
 def _read_npy(file: Path) -> tuple[NDArray[np.float64], None]:
     try:
-        return np.asarray(np.load(file, allow_pickle=False), dtype=np.float64), None
+        return np.asarray(real(np.load(file, allow_pickle=False)), dtype=np.float64), None
     except (ValueError, TypeError, EOFError) as error:
         raise InvalidData(f"{file}: is not a .npy array of numbers: {error}.") from error
 
@@ -203,7 +204,7 @@ def _read_json(file: Path) -> tuple[NDArray[np.float64], list[str] | None]:
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise InvalidData(f'{file}: "labels" must be a list of strings.')
     try:
-        return np.array(matrix, dtype=np.float64), labels
+        return np.asarray(real(matrix), dtype=np.float64), labels
     except (TypeError, ValueError) as error:
         raise InvalidData(f"{file}: the matrix must be nested lists of numbers, all rows equally long.") from error
 

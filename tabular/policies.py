@@ -23,13 +23,15 @@ TIE_TOLERANCE = 1e-12
 """At temperature 0, scores this close to the best (in units of preference) are optimal too."""
 SMALLEST_TEMPERATURE = 1e-12
 """Below it preferences divided by the temperature have no correct digits left in float64."""
+LARGEST_TEMPERATURE = 1e9
+"""Above it, the temperature times the rounding of a log-probability hides preferences."""
 
 SAFE_MASS = 1e200
 """Sums of exp(logits) up to this, and down to its inverse, have all their digits."""
 
 
 def check_temperature(value: Any, name: str) -> float:
-    """``value`` as a float: 0, or finite and at least ``SMALLEST_TEMPERATURE``. Raises InvalidParameter."""
+    """``value`` as a float: 0, or from ``SMALLEST_`` to ``LARGEST_TEMPERATURE``. Raises InvalidParameter."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise InvalidParameter(f"{name} = {value!r}: must be a finite number, 0 or positive.")
     if value < 0:
@@ -37,6 +39,10 @@ def check_temperature(value: Any, name: str) -> float:
     if 0 < value < SMALLEST_TEMPERATURE:
         raise InvalidParameter(
             f"{name} = {value!r}: float64 cannot tell it from 0 (below {SMALLEST_TEMPERATURE}); pass 0."
+        )
+    if value > LARGEST_TEMPERATURE:
+        raise InvalidParameter(
+            f"{name} = {value!r}: float64 cannot tell it from infinity (above {LARGEST_TEMPERATURE:g}); pass less."
         )
     return float(value)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from slhf.errors import InvalidParameter
+from tabular.files import PREFLIB
 from tabular.preferences import Missing, PreferenceMatrix, Unranked
 
 FILE_HELP = """\
@@ -88,6 +89,8 @@ def check_plot(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace) -> PreferenceMatrix:
     """The preferences that :func:`file_options` describe."""
+    if args.unranked is not None and Path(args.file).suffix.lower() not in PREFLIB:
+        raise InvalidParameter(f"--unranked has no meaning for {args.file}, which is no PrefLib file; drop it.")
     return PreferenceMatrix.load(args.file, args.unranked, args.missing)
 
 

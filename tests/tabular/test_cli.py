@@ -22,6 +22,16 @@ from tabular.dynamics import run
 from tests.tabular.strategies import CONDORCET
 
 
+def test_files_of_text_or_complex_numbers_are_refused(capsys, tmp_path):
+    np.save(tmp_path / "c.npy", CONDORCET.p + 1j)
+    (tmp_path / "s.json").write_text('[[0.5, "0.4"], [0.6, 0.5]]')
+    for name, problem in (("c.npy", "complex numbers"), ("s.json", "nested lists of numbers")):
+        assert main(["describe", str(tmp_path / name)]) == 2
+        err = capsys.readouterr().err
+        assert problem in err
+        assert err.count("\n") == 1
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "P.csv"
@@ -96,6 +106,9 @@ def test_the_default_is_a_table(capsys, file, concept):
     ("argv", "message"),
     [
         (["--concept", "slhf", "--tau", "-1"], "tau_leader = -1.0: must not be negative"),
+        (["--concept", "slhf", "--tau", "1e300"], "tau_leader = 1e+300: float64 cannot tell it from infinity"),
+        (["--concept", "rlhf", "--l2", "1e308"], "l2 = 1e+308: float64 cannot tell it from infinity"),
+        (["--concept", "slhf", "--unranked", "bottom"], "--unranked has no meaning for"),
         (["--concept", "slhf", "--l2", "1"], "--l2 has no meaning for --concept slhf"),
         (["--concept", "nlhf", "--tau-leader", "1"], "--tau-leader has no meaning for --concept nlhf"),
         (["--concept", "nlhf", "--tau", "1", "--reference", ".5,.5"], "reference has shape (2,)"),
