@@ -25,6 +25,7 @@ WHERE = {
     4: (
         "nash.test_the_gap_is_the_exploitability_and_bounds_the_distance",
         "nash.test_the_divergence_of_any_policy_is_its_exploitability",
+        "nash.test_it_does_not_converge_in_silence",
     ),
     5: ("nash.test_solution_is_the_fixed_point",),
     6: ("nash.test_agrees_with_cvxpy", "nash.test_agrees_with_converged_magnetic_mirror_descent"),
