@@ -191,6 +191,8 @@ def test_it_does_not_converge_in_silence(monkeypatch):
         solve_nlhf(CONDORCET, 0.01)
     assert caught.value.best.policy.shape == (3,)
     assert caught.value.certificate.gap > 1e-6
+    expected = exploitability(CONDORCET.margins, caught.value.best.policy, 0.01, np.full(3, 1 / 3))
+    assert caught.value.certificate.gap == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(

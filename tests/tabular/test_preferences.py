@@ -143,6 +143,9 @@ def test_margins_and_bradley_terry():
         PreferenceMatrix.from_margins([[0, 0.2], [0.2, 0]])
     with pytest.raises(InvalidPreferences, match=r"\[0, 1\]"):
         PreferenceMatrix.from_margins([[0, 0.7], [-0.7, 0]])
+    for rewards in ([0, np.inf], [0, np.nan], 1.0):
+        with pytest.raises(InvalidPreferences, match="finite rewards"):
+            PreferenceMatrix.bradley_terry(rewards)
     P = PreferenceMatrix.bradley_terry([[0, np.log(3)], [0, 0]], labels="AB")
     assert_allclose(P.p, [[[0.5, 0.25], [0.75, 0.5]], [[0.5, 0.5], [0.5, 0.5]]])
 
