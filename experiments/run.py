@@ -30,7 +30,7 @@ class Command:
 
     With no argument: the quickstart. It trains StackelbergGDA, RLOO and Nash-MD-PG on a small language model
     that comes with the installation, lets them and the base model meet on held-out prompts, and prints the
-    table of win rates and where the report is (about twelve minutes on two CPU cores, after set-up).
+    table of win rates and where the report is (about a quarter of an hour on two CPU cores, after set-up).
 
     A finished run is never repeated and an interrupted one resumes: start the same command again.
 

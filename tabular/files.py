@@ -214,8 +214,11 @@ def _read_csv(file: Path) -> tuple[NDArray[np.float64], list[str] | None]:
     if not lines:
         raise InvalidData(f"{file}: is empty.")
     header = None if any(_is_number(cell) for cell in lines[0][1]) else lines.pop(0)[1]
-    n = len(lines)
-    named = n > 0 and len(lines[0][1]) == n + 1  # a first column of labels
+    if not lines:
+        raise InvalidData(f"{file}: holds labels but no rows.")
+    n, first = len(lines), lines[0][1]
+    # a first column of labels; numbers can be labels only below a header, else the matrix is not square
+    named = len(first) == n + 1 and (header is not None or not _is_number(first[0]))
     labels = [row[0] for _, row in lines] if named else None
     if header is not None:
         columns = header[len(header) - n :] if named or len(header) == n else header
