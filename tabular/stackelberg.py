@@ -193,7 +193,6 @@ def _follower_side_in_blocks(p: AnyArray, log_ref: AnyArray, tau: float) -> Foll
             target[block] = values
         return part.residual
 
-    np.empty(4_000_000)  # freed at once: glibc then keeps freed blocks, which else cost page faults again and again
     blocks = list(_blocks(*games.shape[:-1]))
     try:
         with ThreadPoolExecutor(THREADS) as pool:
