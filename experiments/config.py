@@ -11,7 +11,7 @@ import copy
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -20,7 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm.algorithms import IMPLEMENTATIONS
 from llm.config import ModelConfig, TrainConfig
-from slhf.algorithms import Algorithm
+from llm.judges.config import AttributeJudgeConfig, JudgeConfig
+from llm.policy import Sharing
+from slhf.algorithms import Algorithm, StackelbergGDA
 from slhf.errors import ConfigError, require_at_least
 
 
@@ -30,13 +32,6 @@ class PromptConfig:
 
     source: str = "embedded"
     """"embedded", or a JSONL file with fields "prompt" and "split" ("train" or "heldout")."""
-
-
-@dataclass(frozen=True)
-class AttributeJudgeConfig:
-    """Which judge compares the answers."""
-
-    kind: Literal["attributes"] = "attributes"
 
 
 @dataclass(frozen=True)
@@ -75,10 +70,12 @@ class LanguageModelSweep:
 
     name: str
     algorithms: tuple[dict[str, Any], ...]
+    """One run each: an algorithm's name and fields; if wanted, ``title``, its name in tables, and ``sharing``, in
+    place of the model's."""
     kind: Literal["language_model"] = "language_model"
     seed: int = 0
     model: ModelConfig = ModelConfig()
-    judge: AttributeJudgeConfig = AttributeJudgeConfig()
+    judge: JudgeConfig = AttributeJudgeConfig()
     prompts: PromptConfig = PromptConfig()
     train: TrainConfig = TrainConfig()
     reward: RewardConfig = RewardConfig()
@@ -122,6 +119,8 @@ class FiniteAnswersSweep:
 ALGORITHMS: dict[str, type[Algorithm]] = {spec.name: spec for spec in IMPLEMENTATIONS}
 """What a sweep can name: the specs that run on a language model."""
 
+SHARINGS: dict[str, Sharing] = {sharing: sharing for sharing in get_args(Sharing)}
+
 Sweep = LanguageModelSweep | FiniteAnswersSweep
 KINDS: dict[str, type[Sweep]] = {"language_model": LanguageModelSweep, "finite_answers": FiniteAnswersSweep}
 
@@ -162,6 +161,35 @@ def build_algorithm(entry: Mapping[str, Any]) -> Algorithm:
     return _convert(ALGORITHMS[name], rest, f"algorithms.{name}")
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep."""
+
+    spec: Algorithm
+    sweep: LanguageModelSweep
+    """The settings as they hold for this run."""
+    title: str | None
+    """Its name in tables, if the sweep gives one."""
+
+
+def runs_of(sweep: LanguageModelSweep) -> list[PlannedRun]:
+    """What a sweep trains, one run per entry of ``algorithms``.
+
+    Raises:
+        ConfigError: an entry is not as :class:`LanguageModelSweep` says.
+    """
+    runs = []
+    for entry in sweep.algorithms:
+        settings = {"sharing": sweep.model.sharing, "title": None, **entry}
+        sharing, title = settings.pop("sharing"), settings.pop("title")
+        if title is not None and not isinstance(title, str):
+            raise ConfigError(f"algorithms.{entry.get('name')}: title = {title!r} is not a text.")
+        sharing = SHARINGS[_choose(f"sharing of {entry.get('name')}", sharing, SHARINGS)]
+        own = replace(sweep, model=replace(sweep.model, sharing=sharing))
+        runs.append(PlannedRun(build_algorithm(settings), own, title))
+    return runs
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(str(p) for p in sorted((Path(__file__).parent / "sweeps").glob("*.yaml")))
@@ -197,7 +225,7 @@ def _parse_override(text: str) -> tuple[str, list[Any]]:
 
 def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
     """Set ``key`` in ``raw``: a whole path wins over a last part, and each algorithm that has the field gets it."""
-    paths = _paths(schema)
+    paths = _paths(schema, raw)
     matches = [path for path in paths if ".".join(path) == key] or [path for path in paths if path[-1] == key]
     if len(matches) > 1:
         raise ConfigError(f"{key!r} is ambiguous; write one of: {', '.join(map('.'.join, matches))}.")
@@ -221,16 +249,19 @@ def _algorithm_fields(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for entry in raw.get("algorithms") or []:
         name = _choose("algorithm name", entry.get("name"), ALGORITHMS)
         found += [(f"{name}.{field.name}", entry) for field in fields(ALGORITHMS[name])]
+        if "sharing" in entry or (ALGORITHMS[name] is StackelbergGDA and raw.get("kind") != FiniteAnswersSweep.kind):
+            found.append((f"{name}.sharing", entry))
     return found
 
 
-def _paths(schema: type) -> list[tuple[str, ...]]:
+def _paths(schema: type, raw: Mapping[str, Any]) -> list[tuple[str, ...]]:
     hints = get_type_hints(schema)
     paths: list[tuple[str, ...]] = []
     for field in fields(schema):
-        inner = _dataclass(hints[field.name])
+        inside = raw.get(field.name) or {}
+        inner = _dataclass(hints[field.name], inside)
         if inner:
-            paths += [(field.name, *rest) for rest in _paths(inner)]
+            paths += [(field.name, *rest) for rest in _paths(inner, inside)]
         if inner is not hints[field.name] and field.name != "algorithms":
             paths.append((field.name,))
     return paths
@@ -241,8 +272,11 @@ def _validate(raw: dict[str, Any], schema: type, path: Path) -> Any:
     sweep = _convert(schema, raw, str(path))
     if not sweep.algorithms:
         raise ConfigError(f"{path}: algorithms is empty; name at least one of {', '.join(ALGORITHMS)}.")
-    for entry in sweep.algorithms:
-        build_algorithm(entry)
+    if isinstance(sweep, LanguageModelSweep):
+        runs_of(sweep)
+    else:
+        for entry in sweep.algorithms:
+            build_algorithm(entry)
     return sweep
 
 
@@ -252,14 +286,24 @@ def _check_keys(raw: Mapping[str, Any], schema: type, where: str) -> None:
     for key, value in raw.items():
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}. {_nearest(str(key), names)}")
-        inner = _dataclass(hints[key])
-        if inner and isinstance(value, Mapping):
+        inner = _dataclass(hints[key], value) if isinstance(value, Mapping) else None
+        if inner:
             _check_keys(value, inner, f"{where}: {key}")
 
 
-def _dataclass(hint: Any) -> Any:
-    """The dataclass that a hint names, alone or as ``X | None``; None if there is none."""
-    return next((option for option in (hint, *get_args(hint)) if is_dataclass(option)), None)
+def _dataclass(hint: Any, raw: Mapping[str, Any]) -> Any:
+    """The dataclass that a hint names, alone, as ``X | None``, or among several by ``raw["kind"]`` (else the first).
+
+    None if there is none.
+
+    Raises:
+        ConfigError: no dataclass of the union is of that kind.
+    """
+    options = [option for option in (hint, *get_args(hint)) if is_dataclass(option)]
+    if len(options) < 2:
+        return options[0] if options else None
+    kinds = {option.kind: option for option in options}  # type: ignore[union-attr]
+    return kinds[_choose("kind", raw.get("kind", options[0].kind), kinds)]  # type: ignore[union-attr]
 
 
 def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:

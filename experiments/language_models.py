@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from experiments import report
 from experiments.cluster import Task
-from experiments.config import LanguageModelSweep, build_algorithm
+from experiments.config import LanguageModelSweep, PlannedRun, runs_of
 from llm import algorithms, checkpoint
 from llm.config import load_policy
 from llm.data import load_prompts
 from llm.distributed import join
 from llm.evaluate import bootstrap, round_robin
 from llm.generation import TransformersGenerator
-from llm.judges import ask
-from llm.judges.attributes import AttributeJudge
+from llm.judges import FeatureJudge, Judge, ask
+from llm.judges.config import JudgeConfig, load_judge
 from llm.policy import default_device
 from llm.refine import refine
 from llm.reward import LinearReward, fit_reward
@@ -50,15 +50,17 @@ class Workplace:
 
     root: Path
 
-    @cached_property
-    def judge(self) -> AttributeJudge:
-        """The judge of training."""
-        return AttributeJudge(default_device())
+    judge_config: JudgeConfig
 
     @cached_property
-    def examiner(self) -> AttributeJudge:
+    def judge(self) -> Judge:
+        """The judge of training."""
+        return load_judge(self.judge_config, default_device())
+
+    @cached_property
+    def examiner(self) -> Judge:
         """The same judge for evaluation, where the same answers meet many others."""
-        return AttributeJudge(default_device(), remember=True)
+        return load_judge(self.judge_config, default_device(), remember=True)
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     Several processes train together. Then the first evaluates and reports; the others return None.
     """
     check(sweeps)
-    workplace = Workplace(out / sweeps[0].name)
+    workplace = Workplace(out / sweeps[0].name, sweeps[0].judge)
     runs = {}
     for sweep in sweeps:
-        for entry in sweep.algorithms:
-            trained = train_run(build_algorithm(entry), sweep, workplace)
+        for planned in runs_of(sweep):
+            trained = train_run(planned, workplace)
             runs[trained.run.path] = trained
     if not join(sweeps[0].train.timeout_minutes).first:
         return None
@@ -98,8 +100,8 @@ def check(sweeps: list[LanguageModelSweep]) -> None:
             prompts are held out.
     """
     for sweep in sweeps:
-        for entry in sweep.algorithms:
-            algorithms.check(build_algorithm(entry), sweep.model.sharing, sweep.train.steps)
+        for planned in runs_of(sweep):
+            algorithms.check(planned.spec, planned.sweep.model.sharing, planned.sweep.train.steps)
     evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
     if len(evaluations) > 1:
         raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
@@ -109,18 +111,18 @@ def check(sweeps: list[LanguageModelSweep]) -> None:
 def tasks(sweeps: list[LanguageModelSweep], out: Path) -> list[Task]:
     """One task for each run that is not finished."""
     check(sweeps)
-    workplace = Workplace(out / sweeps[0].name)
+    workplace = Workplace(out / sweeps[0].name, sweeps[0].judge)
     return [
-        (run.path.name, partial(train_task, spec, sweep, workplace))
+        (run.path.name, partial(train_task, planned, workplace))
         for sweep in sweeps
-        for spec in map(build_algorithm, sweep.algorithms)
-        if not (run := open_run(spec, sweep, workplace.root)).finished
+        for planned in runs_of(sweep)
+        if not (run := open_run(planned.spec, planned.sweep, workplace.root)).finished
     ]
 
 
-def train_task(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> None:
+def train_task(planned: PlannedRun, workplace: Workplace) -> None:
     """``train_run`` in a process of its own, which the result would have to leave."""
-    train_run(spec, sweep, workplace)
+    train_run(planned, workplace)
 
 
 def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
@@ -138,8 +140,9 @@ def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
     return Run.open(root, spec.name, config)
 
 
-def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) -> TrainedRun:
+def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
     """Train one algorithm unless its run directory says that it is finished."""
+    spec, sweep = planned.spec, planned.sweep
     processes = join(sweep.train.timeout_minutes)
     run = processes.in_turn(lambda: open_run(spec, sweep, workplace.root))
     if not processes.agree(run.finished):
@@ -152,7 +155,7 @@ def train_run(spec: Algorithm, sweep: LanguageModelSweep, workplace: Workplace) 
             train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
             if processes.first:
                 run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
-    return TrainedRun(spec, sweep, run, TITLES[spec.name])
+    return TrainedRun(spec, sweep, run, planned.title or TITLES[spec.name])
 
 
 def base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> LinearReward:
@@ -160,16 +163,18 @@ def base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, promp
 
     A resumed run reads it back: fitting again could move it by the judge's rounding.
     """
-    path = run.path / "reward.json"
+    judge, path = workplace.judge, run.path / "reward.json"
+    if not isinstance(judge, FeatureJudge):
+        raise ConfigError("RLOO needs a reward, and this judge has no features to fit one to.")
     if path.exists():
-        return LinearReward.from_json(workplace.judge, json.loads(path.read_text(encoding="utf-8")))
+        return LinearReward.from_json(judge, json.loads(path.read_text(encoding="utf-8")))
     policy = load_policy(sweep.model, None, 0, default_device())
     asked = [prompts[i % len(prompts)] for i in range(sweep.reward.pairs)]
     session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in asked])
     session.repeat(2)
     seed = derive_seed(sweep.seed, "reward pairs")
     texts = [policy.chat.text(y.ids) for y in session.sample(sweep.model.max_new_tokens, seed)]
-    reward = fit_reward(workplace.judge, asked, texts[::2], texts[1::2], sweep.reward.l2)
+    reward = fit_reward(judge, asked, texts[::2], texts[1::2], sweep.reward.l2)
     write_json(path, reward.to_json())
     return reward
 
@@ -191,7 +196,8 @@ def settings_of(trained: TrainedRun) -> dict[str, Any]:
     sweep = trained.sweep
     reward = {f"reward.{key}": value for key, value in asdict(sweep.reward).items()}
     fitted = reward if isinstance(trained.spec, RLOO) else {}
-    return {**asdict(trained.spec), "seed": sweep.seed, **asdict(sweep.train), **fitted}
+    own = {"seed": sweep.seed, "sharing": sweep.model.sharing}
+    return {**asdict(trained.spec), **own, **asdict(sweep.train), **fitted}
 
 
 def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workplace) -> dict[str, Any]:
@@ -208,16 +214,16 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     if evaluation.finished:
         return evaluation.result()
     prompts = held_out_prompts(sweep)
-    jobs: list[tuple[str, Path | None, int]] = [("Base", None, settings.rounds)]
+    jobs: list[tuple[str, LanguageModelSweep, Path | None, int]] = [("Base", sweep, None, settings.rounds)]
     for trained in runs:
         count = settings.rounds if isinstance(trained.spec, StackelbergGDA) else 1
         saved = checkpoint.latest(trained.run.path)
         if saved is None:
             raise RunError(f"{trained.run.path} is finished but holds no checkpoint; move it away to train again.")
-        jobs.append((trained.title, saved / "adapter", count))
+        jobs.append((trained.title, trained.sweep, saved / "adapter", count))
     answers = {
-        title: held_out_answers(title, adapter, count, sweep, evaluation, prompts)
-        for title, adapter, count in tqdm(jobs, desc="evaluation", unit="policy")
+        title: held_out_answers(title, adapter, count, own, evaluation, prompts)
+        for title, own, adapter, count in tqdm(jobs, desc="evaluation", unit="policy")
     }
     base = answers["Base"][0]
     players: dict[str, list[str]] = {}
@@ -240,15 +246,20 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
             if name != "Base"
         },
         "refinement": refinement_curves(answers, prompts, sweep, workplace),
-        "attributes": {
-            name: dict(zip(workplace.examiner.feature_names, column, strict=True))
-            for name, column in (
-                (name, workplace.examiner.features(prompts, texts).mean(0).tolist()) for name, texts in players.items()
-            )
-        },
+        "attributes": mean_features(workplace.examiner, prompts, players),
     }
     evaluation.finish(result)
     return result
+
+
+def mean_features(judge: Judge, prompts: list[str], players: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+    """The mean of each of the judge's features over a player's answers; empty for a judge without features."""
+    if not isinstance(judge, FeatureJudge):
+        return {}
+    return {
+        name: dict(zip(judge.feature_names, judge.features(prompts, texts).mean(0).tolist(), strict=True))
+        for name, texts in players.items()
+    }
 
 
 def held_out_prompts(sweep: LanguageModelSweep) -> list[str]:

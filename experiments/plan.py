@@ -49,7 +49,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.config import LanguageModelSweep, build_algorithm
+from experiments.config import LanguageModelSweep, runs_of
 from experiments.shapes import Shape, shape_of
 from llm.algorithms import check
 from llm.config import ModelConfig
@@ -147,9 +147,9 @@ def plan(sweeps: Sequence[LanguageModelSweep]) -> list[Estimate]:
         if sweep.model.sampler == "vllm":
             raise ConfigError('--plan knows nothing of model.sampler "vllm", whose engine holds memory of its own.')
         shape, prompt = shape_of(sweep.model.name), prompt_tokens(sweep)
-        for spec in map(build_algorithm, sweep.algorithms):
-            check(spec, sweep.model.sharing, sweep.train.steps)
-            found.append(estimate(spec, sweep, shape, prompt))
+        for planned in runs_of(sweep):
+            check(planned.spec, planned.sweep.model.sharing, sweep.train.steps)
+            found.append(estimate(planned.spec, planned.sweep, shape, prompt))
     return found
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.config import build_algorithm, load_sweep
+from experiments.config import build_algorithm, load_sweep, runs_of
 from experiments.run import HERE
 from slhf.errors import ConfigError
 
@@ -33,6 +33,24 @@ def test_what_may_be_null_and_what_is_a_list():
 def test_a_field_of_several_algorithms_is_set_in_each():
     (sweep,) = load_sweep(QUICKSTART, ["learning_rate=1e-5"])
     assert {build_algorithm(entry).learning_rate for entry in sweep.algorithms} == {1e-5}
+
+
+def test_an_entry_may_have_a_sharing_and_a_title_of_its_own(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "name: x\nalgorithms:\n- {name: stackelberg_gda, sharing: two, title: Apart}\n- {name: rloo}\n",
+        encoding="utf-8",
+    )
+    apart, rloo = runs_of(*load_sweep(path))
+    assert (apart.sweep.model.sharing, apart.title) == ("two", "Apart")
+    assert (rloo.sweep.model.sharing, rloo.title) == ("one", None)
+    sweeps = load_sweep(path, ["stackelberg_gda.sharing=one,two"])
+    assert [runs_of(sweep)[0].sweep.model.sharing for sweep in sweeps] == ["one", "two"]
+    assert {sweep.model.sharing for sweep in sweeps} == {"one"}
+    for bad, message in [("sharing: three", "Unknown sharing .* 'three'"), ("title: 3", "title = 3 is not a text")]:
+        path.write_text(f"name: x\nalgorithms:\n- {{name: stackelberg_gda, {bad}}}\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match=message):
+            load_sweep(path)
 
 
 def test_several_values_make_every_combination():

@@ -223,7 +223,7 @@ def test_the_big_sweeps_have_the_papers_settings_and_fit(path):
         128,
     )
     assert (sweep.model.temperature, sweep.model.max_new_tokens) == (0.9, 512)
-    specs = [plan.build_algorithm(entry) for entry in sweep.algorithms]
+    specs = [planned.spec for planned in plan.runs_of(sweep)]
     assert {spec.learning_rate for spec in specs} == {5e-6 if llama else 1e-5}
     assert specs[0].timescale == (2 if llama else 5)
     assert specs[0].tau_leader == specs[0].tau_follower == specs[1].tau == specs[2].tau == 0.001

@@ -154,7 +154,8 @@ def test_the_peak_of_memory_restarts(policy):
     metrics.restart_peak_memory()
     low = metrics.of_memory()["peak_memory_gib"]
     with mmap.mmap(-1, 2**28) as pages:  # 0.25 GiB; past malloc, which may still hold what earlier tests freed
-        pages.write(b"1" * 2**28)
+        for _ in range(2**8):
+            pages.write(b"1" * 2**20)  # in pieces: one large bytes object would come from malloc
     high = metrics.of_memory()["peak_memory_gib"]
     assert high > low + 0.2
     if (metrics.PROC / "clear_refs").exists():
