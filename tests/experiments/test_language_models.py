@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments import language_models
 from experiments.run import HERE, main
+from llm.judges.attributes import AttributeJudge
 from slhf.errors import JudgeError
 
 SMALL = ("steps=2", "batch_size=2", "max_new_tokens=5", "layers=1", "pairs=4", "evaluation.prompts=4", "rounds=3")
@@ -21,7 +21,7 @@ def arguments(out, *more):
 def finished(tmp_path_factory):
     """A sweep whose judge fails in the third run and which is then started again."""
     out = tmp_path_factory.mktemp("runs")
-    honest, asked = language_models.AttributeJudge.prefer, []
+    honest, asked = AttributeJudge.prefer, []
 
     def failing(self, prompts, a, b):
         asked.append(len(prompts))
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
         return honest(self, prompts, a, b)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language_models.AttributeJudge, "prefer", failing)
+        patch.setattr(AttributeJudge, "prefer", failing)
         assert main(arguments(out)) == 1
     first = {path: path.stat().st_mtime_ns for path in out.rglob("finished.json")}
     assert len(first) == 2  # StackelbergGDA asks twice and RLOO once; Nash-MD-PG was cut short
@@ -53,7 +53,7 @@ def test_the_summary_is_what_the_judge_says_of_the_answers(finished):
     """Recomputed from the stored answers, by a judge that never saw the run."""
     (result,) = finished.glob("evaluation-*/finished.json")
     evaluation = json.loads(result.read_text())
-    judge = language_models.AttributeJudge()
+    judge = AttributeJudge()
     answers = evaluation["answers"]
     p = judge.prefer(evaluation["prompts"], answers["SLHF Follower"], answers["Base"]).mean()
     (rate,) = [r for r in evaluation["win_rates"] if (r["row"], r["column"]) == ("SLHF Follower", "Base")]
