@@ -22,6 +22,9 @@ def _side(n: int) -> float:
     return float(np.clip(1.4 + 0.38 * n, 2.5, 6))
 
 
+SYMBOLS = {"tau": "τ", "tau_leader": "$τ_L$", "tau_follower": "$τ_F$"}
+
+
 def solution(path: Path, P: PreferenceMatrix, concept: str, solved: Any, temperatures: dict[str, float]) -> None:
     """The preferences beside the policies of a concept; of the Follower, its replies to the Leader's answers."""
     figure, axes = figures.new_figure(columns=2, width=_side(P.n) + 0.3, height=_side(P.n))
@@ -30,7 +33,7 @@ def solution(path: Path, P: PreferenceMatrix, concept: str, solved: Any, tempera
         policies = {"Leader": solved.policy, "Follower, on average": solved.policy @ solved.follower}
     else:
         policies = {concept.upper(): solved.policy}
-    given = ", ".join(f"{name} = {tau:g}" for name, tau in temperatures.items())
+    given = ", ".join(f"{SYMBOLS[name]} = {tau:g}" for name, tau in temperatures.items())
     figures.bars(axes[0, 1], policies, P.labels, "probability", f"{concept.upper()}, {given}")
     figures.save(figure, path)
 
