@@ -38,9 +38,9 @@ def answered(table: Table, column: str) -> list[list[Message]]:
     Raises:
         InvalidData: a row cannot be read.
     """
-    if not table.holds_text(column):
+    if table.holds_messages(column):
         answers = table.messages(column)
-        if not table.has("prompt") or table.holds_text("prompt"):
+        if not table.holds_messages("prompt"):
             return answers
         return [[*prompt, *answer] for prompt, answer in zip(table.messages("prompt"), answers, strict=True)]
     texts = table.texts(column)

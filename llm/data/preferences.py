@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from llm.data.conversations import answered, helpsteer_prompt
 from llm.data.selection import DataConfig, Tally, cut, select
 from llm.data.sources import Message, Split, Table, open_source
@@ -92,7 +90,7 @@ def load_preferences(source: PreferenceConfig, split: Split) -> dict[str, list[C
 
 def _pairs(table: Table, tally: Tally) -> Iterator[tuple[Split | None, Pair]]:
     """The pairs of a table with the split of each."""
-    tally.rows += len(table.data)
+    tally.rows += table.rows
     if table.has("prompt", "response", *ATTRIBUTES):
         yield from _rated(table, tally)
     elif table.has("chosen", "rejected"):
@@ -103,7 +101,9 @@ def _pairs(table: Table, tally: Tally) -> Iterator[tuple[Split | None, Pair]]:
 
 def _chosen_and_rejected(table: Table, tally: Tally) -> Iterator[tuple[Split | None, Pair]]:
     sides, scores = table.sides(), ("score_chosen", "score_rejected")
-    equal = np.equal(*(table.ratings(name)[0] for name in scores)) if table.has(*scores) else [False] * len(sides)
+    equal = [False] * table.rows
+    if table.has(*scores):
+        equal = [a == b for a, b in zip(*(table.ratings(name)[0] for name in scores), strict=True)]
     chosen, rejected = answered(table, "chosen"), answered(table, "rejected")
     for row, (side, better, worse) in enumerate(zip(sides, chosen, rejected, strict=True)):
         reason = "of equal score" if equal[row] else _unfit(better, worse)

@@ -60,7 +60,7 @@ def _single_turns(tables: list[Table], tally: Tally) -> Iterator[tuple[Split | N
     """The prompts of all tables, each once for each split that the data put it in."""
     seen: set[tuple[Split | None, str]] = set()
     for table in tables:
-        tally.rows += len(table.data)
+        tally.rows += table.rows
         for row, (side, turns) in enumerate(zip(table.sides(), _conversations(table), strict=True)):
             if [turn["role"] for turn in turns] != ["user"]:
                 tally.drop("of more than the user's single turn", table, row)
