@@ -62,7 +62,7 @@ class Table:
     Attributes:
         name: what messages call it: a file, or a data set and its split.
         columns: the names of its columns.
-        read: gives the values of a column, None where a row has none.
+        read: gives the values of a column, None where a row has none; all, or of the first so many rows.
         rows: how many.
         side: the split that all rows belong to; None if each row says so, or nothing does.
         lines: the line of each row, for a file of lines.
@@ -70,7 +70,7 @@ class Table:
 
     name: str
     columns: Sequence[str]
-    read: Callable[[str], list[Any]]
+    read: Callable[[str, int | None], list[Any]]
     rows: int
     side: Split | None = None
     lines: Sequence[int] | None = None
@@ -81,7 +81,7 @@ class Table:
 
     def holds_messages(self, column: str) -> bool:
         """Whether the column is there and its first value is a list."""
-        return self.has(column) and isinstance(next((x for x in self.read(column) if x is not None), None), list)
+        return self.has(column) and isinstance(self.read(column, 1)[0], list)
 
     def malformed(self, row: int, field: str, problem: str) -> InvalidData:
         """The error for a row (from 0) that cannot be read."""
@@ -97,7 +97,7 @@ class Table:
         Raises:
             InvalidData: a row has none.
         """
-        values = self.read(column)
+        values = self.read(column, None)
         for row, value in enumerate(values):
             if not isinstance(value, str):
                 raise self.malformed(row, column, f"must be a text, not {value!r:.60}")
@@ -109,7 +109,7 @@ class Table:
         Raises:
             InvalidData: a row has none.
         """
-        values = self.read(column)
+        values = self.read(column, None)
         for row, conversation in enumerate(values):
             if not _are_messages(conversation):
                 problem = 'must be a list of messages, objects with texts "role" and "content", not'
@@ -123,7 +123,7 @@ class Table:
             InvalidData: a row has none.
         """
         means, deviations = [], []
-        for row, value in enumerate(self.read(column)):
+        for row, value in enumerate(self.read(column, None)):
             numbers = value if isinstance(value, list) else [value]
             if not numbers or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
                 raise self.malformed(row, column, f"must be a rating or a list of them, not {value!r:.60}")
@@ -205,7 +205,11 @@ def _read_jsonl(path: Path) -> Table:
     if not rows:
         raise InvalidData(f"{path} is empty.")
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    return Table(str(path), columns, lambda column: [row.get(column) for row in rows], len(rows), lines=lines)
+
+    def read(column: str, count: int | None) -> list[Any]:
+        return [row.get(column) for row in rows[:count]]
+
+    return Table(str(path), columns, read, len(rows), lines=lines)
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
@@ -243,9 +247,9 @@ def _read_columns(path: Path, suffix: str) -> Table:
 
 
 def _table(name: str, data: datasets.Dataset, side: Split | None) -> Table:
-    def read(column: str) -> list[Any]:
+    def read(column: str, count: int | None) -> list[Any]:
         values: list[Any] = []
-        for chunk in data.select_columns(column).with_format("arrow")[:].column(0).chunks:
+        for chunk in data.select_columns(column).with_format("arrow")[:count].column(0).chunks:
             values += _values(chunk)
         return values
 
