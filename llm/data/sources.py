@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,26 +190,35 @@ def _read_jsonl(path: Path) -> Table:
     Read with ``json``: ``datasets`` would guess types (a column of dates is no longer text, one of mixed types becomes
     serialised JSON) and cannot say which line is wrong.
     """
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
         try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append(_json_object(line, f"{path}, line {number}"))
-                    lines.append(number)
+            return json_table(str(path), file)
         except UnicodeDecodeError as error:
             raise InvalidData(f"{path} is not UTF-8 text: {error}.") from error
         except (EOFError, gzip.BadGzipFile) as error:
             raise InvalidData(f"{path} is not a whole .gz file: {error}.") from error
+
+
+def json_table(name: str, file: Iterable[str]) -> Table:
+    """The table of lines that are JSON objects; blank ones are skipped.
+
+    Raises:
+        InvalidData: there is none, or a line is none.
+    """
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            rows.append(_json_object(line, f"{name}, line {number}"))
+            lines.append(number)
     if not rows:
-        raise InvalidData(f"{path} is empty.")
+        raise InvalidData(f"{name} is empty.")
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
     def read(column: str, count: int | None) -> list[Any]:
         return [row.get(column) for row in rows[:count]]
 
-    return Table(str(path), columns, read, len(rows), lines=lines)
+    return Table(name, columns, read, len(rows), lines=lines)
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
