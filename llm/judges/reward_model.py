@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit
 
+from llm.judges.config import RewardModelJudgeConfig
 from llm.judges.meter import Meter
 from llm.judges.sequences import SequenceClassifier
 from slhf.errors import ConfigError
@@ -30,16 +31,10 @@ class RewardModelJudge:
         self._known: dict[tuple[str, str], float] = {}
 
     @classmethod
-    def load(
-        cls,
-        name: str,
-        dtype: str = "float32",
-        device: str = "cpu",
-        tokens_per_batch: int = 16_384,
-        remember: bool = False,
-    ) -> RewardModelJudge:
-        """The model ``name``, a directory or a hub id; see :meth:`SequenceClassifier.load` for what is refused."""
-        return cls(SequenceClassifier.load(name, (1,), dtype, device, tokens_per_batch), remember)
+    def load(cls, config: RewardModelJudgeConfig, device: str, remember: bool = False) -> RewardModelJudge:
+        """What ``config`` describes; see :meth:`SequenceClassifier.load` for what is refused."""
+        classifier = SequenceClassifier.load(config.model, (1,), config.dtype, device, config.tokens_per_batch)
+        return cls(classifier, remember)
 
     def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
         """See :class:`llm.judges.Judge`."""
