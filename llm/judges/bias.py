@@ -9,8 +9,9 @@ rate at equal length**. Both are fitted by logistic regression on the judge's pr
 AlpacaEval does (arXiv 2404.04475, Eq. 2, without its terms for the difficulty of each prompt). The slope says what goes
 with length, not why: longer answers may be preferred because they say more.
 
-So that verdicts which length separates perfectly have a finite fit, too, alpha and beta have a normal prior of mean 0 and
-standard deviation ``PRIOR``: at 80 comparisons it moves a win rate by less than .005.
+So that verdicts which length separates perfectly have a finite fit, too, beta and the log-odds at the mean of tanh(d / s)
+have a normal prior of mean 0 and standard deviation ``PRIOR``. (At that mean and not at d = 0: where a always wins and is
+longer, nothing is known about length, and nothing must be found.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from slhf.errors import InvalidData, NotConverged
 from slhf.runs import derive_seed
 
 PRIOR = 4.0
-"""Standard deviation of alpha and beta, in log-odds, before anything is seen."""
+"""In log-odds; at 80 comparisons it moves a win rate by less than .005."""
 TOLERANCE = 1e-9
 """Largest gradient of a fit, per comparison."""
 NUMBERS_AT_A_TIME = 2**22
@@ -90,25 +91,24 @@ def length_bias(p: np.ndarray, length_a: np.ndarray, length_b: np.ndarray, resam
     if scale == 0:
         raise InvalidData("The two answers are equally long in every comparison: no length bias can be measured.")
     n, each = len(p), p[0].size
-    z, target = np.tanh(difference / scale).ravel(), p.ravel()
-    alpha, beta = fit(np.ones((1, p.size)), z, target)[0]
-    rng = np.random.default_rng(derive_seed(seed, "length bias"))
+    z, rng = np.tanh(difference / scale).ravel(), np.random.default_rng(derive_seed(seed, "length bias"))
+
+    def fits(counts: np.ndarray) -> np.ndarray:
+        theta = fit(np.repeat(counts, each, axis=1), z - z.mean(), p.ravel())
+        return np.stack([expit(theta[:, 0] - theta[:, 1] * z.mean()), theta[:, 1]], -1)
+
+    win_rate, slope = fits(np.ones((1, n)))[0].tolist()
     group = max(1, NUMBERS_AT_A_TIME // p.size)
-    fits = np.concatenate(
-        [
-            fit(np.repeat(rng.multinomial(n, np.full(n, 1 / n), min(group, resamples - start)), each, axis=1), z, target)
-            for start in range(0, resamples, group)
-        ]
-    )
-    low, high = np.quantile(fits, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    rates = [float(expit(value)) for value in (alpha, low[0], high[0])]
-    return LengthBias(float(beta), float(low[1]), float(high[1]), *rates, scale, n)
+    sizes = [min(group, resamples - start) for start in range(0, resamples, group)]
+    drawn = np.concatenate([fits(rng.multinomial(n, np.full(n, 1 / n), size)) for size in sizes])
+    (low, slope_low), (high, slope_high) = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).tolist()
+    return LengthBias(slope, slope_low, slope_high, win_rate, low, high, scale, n)
 
 
 def fit(weights: np.ndarray, z: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """(alpha, beta) of R weighted regressions at once, (R, 2), by Newton's method with halved steps.
+    """(gamma, beta) of R weighted regressions at once, (R, 2), by Newton's method with halved steps.
 
-    Minimises sum_i w_i CE(p_i, sigma(alpha + beta z_i)) + (alpha^2 + beta^2) / (2 PRIOR^2), which is strictly convex.
+    Minimises sum_i w_i CE(p_i, sigma(gamma + beta z_i)) + (gamma^2 + beta^2) / (2 PRIOR^2), which is strictly convex.
 
     Args:
         weights: (R, n), how often each comparison counts.
