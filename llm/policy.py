@@ -189,6 +189,17 @@ class Policy:
         torch.manual_seed(seed)  # peft draws a new adapter from the global generator
         return cls(_with_adapters(base, lora, adapter, start_from, sharing), tokenizer, temperature, sharing)
 
+    @classmethod
+    def as_is(cls, name: str, temperature: float = 1.0, dtype: str = "bfloat16", device: str = "cpu") -> Policy:
+        """A model to be sampled and not trained: without adapters, and its own reference.
+
+        Raises:
+            MissingResource: the model is neither here nor to be had from the hub.
+        """
+        path = str(embedded.model_path()) if name == "embedded" else name
+        model = _load(AutoModelForCausalLM, path, dtype=getattr(torch, dtype)).to(device)
+        return cls(model, _load(AutoTokenizer, path), temperature, "one", model)
+
     @property
     def full(self) -> bool:
         """Whether all weights are trained, without adapters."""

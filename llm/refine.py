@@ -34,3 +34,22 @@ def refine(
         return [sample.ids for sample in samples]
 
     return [[chat.text(y) for y in answers] for _, answers in refinement(leader, follower, rounds)]
+
+
+def improve(
+    policy: Policy, generator: Generator, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int, seed: int
+) -> list[str]:
+    """The Follower's replies to anyone's answers, one text each; its own tokenizer reads them."""
+    chat = policy.chat
+    contexts = [chat.follower_prompt(x, chat.answer(y)) for x, y in zip(prompts, answers, strict=True)]
+    return [chat.text(y.ids) for y in generator.open(contexts).sample(max_new_tokens, seed, "follower")]
+
+
+def resample(
+    policy: Policy, generator: Generator, prompts: Sequence[str], count: int, max_new_tokens: int, seed: int
+) -> list[list[str]]:
+    """``count`` independent answers of the Leader to each prompt: lists of ``len(prompts)`` texts."""
+    session = generator.open([policy.chat.prompt(x) for x in prompts])
+    session.repeat(count)
+    texts = [policy.chat.text(y.ids) for y in session.sample(max_new_tokens, seed)]
+    return [texts[i::count] for i in range(count)]
