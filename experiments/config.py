@@ -13,10 +13,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from llm.algorithms import IMPLEMENTATIONS
 from llm.config import ModelConfig, TrainConfig
@@ -93,7 +93,7 @@ class LanguageModelSweep:
     kind: Literal["language_model"] = "language_model"
     seed: int = 0
     model: ModelConfig = ModelConfig()
-    judge: JudgeConfig = AttributeJudgeConfig()
+    judge: Annotated[JudgeConfig, Field(discriminator="kind")] = AttributeJudgeConfig()
     prompts: PromptConfig = PromptConfig()
     train: TrainConfig = TrainConfig()
     reward: RewardConfig = RewardConfig()
@@ -287,6 +287,8 @@ def _paths(schema: type, raw: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _validate(raw: dict[str, Any], schema: type, path: Path) -> Any:
     _check_keys(raw, schema, str(path))
+    if schema is LanguageModelSweep and "judge" in raw:
+        raw["judge"].setdefault("kind", AttributeJudgeConfig.kind)
     sweep = _convert(schema, raw, str(path))
     if not sweep.algorithms:
         raise ConfigError(f"{path}: algorithms is empty; name at least one of {', '.join(ALGORITHMS)}.")

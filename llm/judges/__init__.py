@@ -33,6 +33,35 @@ class FeatureJudge(Judge, Protocol):
         """float64, shape (batch, number of features)."""
 
 
+@runtime_checkable
+class RewardJudge(Judge, Protocol):
+    """A judge with a scalar reward of its own, which RLOO maximises as it is."""
+
+    def reward(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """r(prompt, answer), float64, shape (batch,).
+
+        Raises:
+            JudgeError: when a reward cannot be given.
+        """
+
+
+@runtime_checkable
+class MeteredJudge(Judge, Protocol):
+    """A judge that keeps count of what it does."""
+
+    def drain_metrics(self) -> dict[str, float]:
+        """What happened since the last call, by name; nothing that did not happen.
+
+        Names in ``llm.judges.meter.COUNTS`` are totals, all others means. Training writes them into
+        ``metrics.jsonl`` as ``judge_NAME``, evaluation into its result.
+        """
+
+
+def drain(judge: Judge) -> dict[str, float]:
+    """The judge's metrics since the last call; empty for a judge that keeps none."""
+    return judge.drain_metrics() if isinstance(judge, MeteredJudge) else {}
+
+
 def ask(judge: Judge, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     """``judge.prefer`` with its answer checked: what every caller in ``llm`` uses.
 
