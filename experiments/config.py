@@ -179,6 +179,14 @@ def build_algorithm(entry: Mapping[str, Any]) -> Algorithm:
     return _convert(ALGORITHMS[name], rest, f"algorithms.{name}")
 
 
+def build_judge(entry: Mapping[str, Any]) -> JudgeConfig:
+    """The judge of an entry ``{kind: ..., field: value, ...}``, such as a sweep's ``judge``."""
+    kinds = {option.kind: option for option in get_args(JudgeConfig)}
+    kind = kinds[_choose("judge kind", entry.get("kind"), kinds)]
+    _check_keys(entry, kind, f"judge {kind.kind}")
+    return _convert(kind, entry, f"judge {kind.kind}")
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a sweep."""

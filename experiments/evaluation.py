@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +24,7 @@ from llm.config import ModelConfig, load_policy
 from llm.data import load_prompts
 from llm.evaluate import compare, estimate, round_robin
 from llm.generation import TransformersGenerator
-from llm.judges import FeatureJudge, Judge
+from llm.judges import FeatureJudge, Judge, drain
 from llm.policy import Policy, default_device
 from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
@@ -46,9 +46,9 @@ class Contestant:
     kind: str
     """What it is a variant of: from each kind the first one's samples are looked at for cycles."""
     model: ModelConfig
-    """How it is sampled; with ``lora: null`` it is the model in ``weights``, or else the one that is named."""
-    weights: Path | None = None
-    """Directory of the trained adapter or, without adapters, of the model; None for the model as it comes."""
+    """How it is sampled. With ``lora: null`` it is the named model as it is."""
+    adapter: Path | None = None
+    """Directory of the trained adapter; with ``lora: null`` of any adapter, to be merged."""
     trained_follower: bool = False
     """Whether it was trained to improve answers, so that its own refinement is followed."""
 
@@ -65,9 +65,9 @@ class Contestant:
     def load(self) -> Policy:
         """The policy."""
         if self.model.lora is not None:
-            return load_policy(self.model, self.weights, 0, default_device())
-        name = self.model.name if self.weights is None else str(self.weights)
-        return Policy.as_is(name, self.model.temperature, self.model.dtype, default_device())
+            return load_policy(self.model, self.adapter, 0, default_device())
+        model = self.model
+        return Policy.as_is(model.name, self.adapter, model.temperature, model.dtype, default_device())
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,15 @@ def contestant(trained: TrainedRun) -> Contestant:
     saved = checkpoint.latest(trained.run.path)
     if saved is None:
         raise RunError(f"{trained.run.path} is finished but holds no checkpoint; move it away to train again.")
-    follows = isinstance(trained.spec, StackelbergGDA)
-    return Contestant(trained.title, trained.spec.name, trained.sweep.model, saved / "adapter", follows)
+    return trained_contestant(trained.title, trained.spec.name, trained.sweep.model, saved)
+
+
+def trained_contestant(title: str, algorithm: str, model: ModelConfig, saved: Path) -> Contestant:
+    """The policy of a checkpoint of a run of that algorithm."""
+    follows, weights = algorithm == StackelbergGDA.name, saved / "adapter"
+    if model.lora is None:  # all weights were trained, and the directory holds a whole model
+        return Contestant(title, algorithm, replace(model, name=str(weights)), None, follows)
+    return Contestant(title, algorithm, model, weights, follows)
 
 
 def held_out_prompts(sweep: LanguageModelSweep) -> list[str]:
@@ -168,8 +175,10 @@ def examine(exam: Examination, judge: Judge) -> dict[str, Any]:
     """Sample all answers that are not there yet, then judge them; the result is plain JSON.
 
     Keys: ``prompts``, ``answers`` (by player), ``win_rates``, ``verdicts``, ``refinement``, ``attributes``; where the
-    settings ask for it ``leader_follower``, ``parity``, ``cycles`` with ``concepts`` and ``selection``.
+    settings ask for it ``leader_follower``, ``parity``, ``cycles`` with ``concepts`` and ``selection``; for a judge
+    that keeps metrics ``judge``: those of this session.
     """
+    drain(judge)
     answers = sample_answers(exam)
     players, settings = players_of(exam, answers), exam.settings
     base = answers.rounds[exam.base.title][0]
@@ -192,7 +201,8 @@ def examine(exam: Examination, judge: Judge) -> dict[str, Any]:
         result["parity"] = parity(exam, answers, judge)
     if settings.samples is not None:
         result |= games_among_samples(exam, answers, judge)
-    return result
+    metrics = drain(judge)
+    return result | {"judge": metrics} if metrics else result
 
 
 class Speaker:

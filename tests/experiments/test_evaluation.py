@@ -93,7 +93,7 @@ def test_replies_depend_on_the_answer_and_come_from_the_follower(model, tmp_path
     exam = Examination(
         [Contestant("Base", "base", model), two], PROMPTS, EvaluationConfig(leader_follower=True), 0, tmp_path / "kept"
     )
-    speaker, plain = evaluation.Speaker(two, exam), evaluation.Speaker(replace(two, weights=None), exam)
+    speaker, plain = evaluation.Speaker(two, exam), evaluation.Speaker(replace(two, adapter=None), exam)
     long = ["a b", "a b", "a b", "c", "c", "c", "a"]
     trained = speaker.improve("Base", long)
     (exam.folder / "Two improves Base.json").unlink()
