@@ -165,7 +165,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
     experiments = []
     for values in itertools.product(*grid.values()):
         point = copy.deepcopy(raw)
-        for key, value in zip(grid, values, strict=True):
+        # a kind first: it decides which keys there are
+        for key, value in sorted(zip(grid, values, strict=True), key=lambda item: not item[0].endswith("kind")):
             _assign(point, KINDS[kind], key, value)
         experiments.append(_validate(point, KINDS[kind], path))
     return experiments
@@ -250,7 +251,18 @@ def _parse_override(text: str) -> tuple[str, list[Any]]:
 
 
 def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
-    """Set ``key`` in ``raw``: a whole path wins over a last part, and each algorithm that has the field gets it."""
+    """Set ``key`` in ``raw``: a whole path wins over a last part, and each algorithm that has the field gets it.
+
+    ``algorithms`` is set to names, and keeps the file's entries of those names.
+    """
+    if key == "algorithms":
+        entries = {entry.get("name"): entry for entry in raw["algorithms"]}
+        names = [
+            _choose("algorithm of this sweep", name, entries)
+            for name in (value if isinstance(value, list) else [value])
+        ]
+        raw["algorithms"] = [entry for entry in raw["algorithms"] if entry["name"] in names]
+        return
     paths = _paths(schema, raw)
     matches = [path for path in paths if ".".join(path) == key] or [path for path in paths if path[-1] == key]
     if len(matches) > 1:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ from llm.data import load_prompts
 from llm.evaluate import compare, estimate, round_robin
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, drain
+from llm.judges.bias import length_bias, words
 from llm.policy import Policy, default_device
 from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
@@ -175,7 +177,7 @@ def examine(exam: Examination, judge: Judge) -> dict[str, Any]:
     """Sample all answers that are not there yet, then judge them; the result is plain JSON.
 
     Keys: ``prompts``, ``answers`` (by player), ``win_rates``, ``verdicts``, ``refinement``, ``attributes``; where the
-    settings ask for it ``leader_follower``, ``parity``, ``cycles`` with ``concepts`` and ``selection``; for a judge
+    settings ask for it ``length_control`` with ``length_bias``, ``leader_follower``, ``parity``, ``cycles`` with ``concepts`` and ``selection``; for a judge
     that keeps metrics ``judge``: those of this session.
     """
     drain(judge)
@@ -195,6 +197,8 @@ def examine(exam: Examination, judge: Judge) -> dict[str, Any]:
         "refinement": refinement_curves(exam, answers, judge),
         "attributes": mean_features(judge, exam.prompts, players),
     }
+    if settings.length_control:
+        result |= length_controlled(exam, players, judge)
     if settings.leader_follower:
         result["leader_follower"] = leader_follower_table(exam, answers, judge)
     if settings.parity:
@@ -309,6 +313,27 @@ def refinement_curves(exam: Examination, answers: Answers, judge: Judge) -> list
         for number, texts in enumerate(answers.rounds[one.title], 1)
         if texts is not base
     ]
+
+
+def length_controlled(exam: Examination, players: dict[str, list[str]], judge: Judge) -> dict[str, Any]:
+    """``length_control``: win rates at equal lengths; ``length_bias``: slopes (see ``llm.judges.bias``).
+
+    A pair whose answers are equally long on every prompt has its plain win rate, and no slope.
+    """
+    control, bias = [], []
+    for row, column in combinations(players, 2):
+        p = compare(judge, exam.prompts, players[row], players[column])
+        ours, theirs = words(players[row]), words(players[column])
+        if (ours == theirs).all():
+            found = exam.estimate(p)
+        else:
+            fit = length_bias(p, ours, theirs, exam.settings.resamples, exam.seed)
+            found = {"mean": fit.win_rate, "low": fit.win_rate_low, "high": fit.win_rate_high, "n": fit.n}
+            slope = {"slope": fit.slope, "low": fit.slope_low, "high": fit.slope_high}
+            bias += [{"row": row, "column": column, **slope}, {"row": column, "column": row, **slope}]
+        back = {"mean": 1 - found["mean"], "low": 1 - found["high"], "high": 1 - found["low"], "n": found["n"]}
+        control += [{"row": row, "column": column, **found}, {"row": column, "column": row, **back}]
+    return {"length_control": control, "length_bias": bias}
 
 
 def leader_follower_table(exam: Examination, answers: Answers, judge: Judge) -> list[dict[str, Any]]:

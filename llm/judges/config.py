@@ -1,9 +1,13 @@
-"""What a sweep's ``judge`` can say: one dataclass per kind, and how each becomes a judge."""
+"""What a sweep's ``judge`` can say: one dataclass per kind, and how each becomes a judge.
+
+``rewards`` says whether RLOO can be trained on the kind: whether the judge has a reward of its own (``RewardJudge``) or
+features to fit one to (``FeatureJudge``).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from llm.judges import Judge
 from llm.judges.two_orders import check_template
@@ -31,6 +35,7 @@ class AttributeJudgeConfig:
     """Six measurable attributes of a text vote (embedded; see ``llm.judges.attributes``)."""
 
     kind: Literal["attributes"] = "attributes"
+    rewards: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class RewardModelJudgeConfig:
     model: str
     """A directory or a hub id."""
     kind: Literal["reward_model"] = "reward_model"
+    rewards: ClassVar[bool] = True
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights and of the computation."""
     tokens_per_batch: int = 16_384
@@ -56,6 +62,7 @@ class ClassifierJudgeConfig:
     model: str
     """A directory or a hub id; one label, or two."""
     kind: Literal["classifier"] = "classifier"
+    rewards: ClassVar[bool] = False
     template: str = PAIR_TEXT
     """The text that it reads, with the fields {prompt}, {a} and {b}: as it was trained."""
     winner: Literal[0, 1] = 0
@@ -77,6 +84,7 @@ class LocalLMJudgeConfig:
     model: str = "embedded"
     """"embedded" (SmolLM2-135M-Instruct: a poor judge), a directory, or a hub id."""
     kind: Literal["local_lm"] = "local_lm"
+    rewards: ClassVar[bool] = False
     template: str = QUESTION
     """The question, with the fields {prompt}, {a} and {b}; the answers must be called A and B."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -91,9 +99,6 @@ class LocalLMJudgeConfig:
 
 JudgeConfig = AttributeJudgeConfig | RewardModelJudgeConfig | ClassifierJudgeConfig | LocalLMJudgeConfig
 """The union of all kinds; a sweep's ``judge.kind`` says which."""
-
-WITH_REWARD = (AttributeJudgeConfig, RewardModelJudgeConfig)
-"""Judges with a reward for RLOO: their own (``RewardJudge``), or one that can be fitted (``FeatureJudge``)."""
 
 
 def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judge:

@@ -1,4 +1,4 @@
-"""What judges share that are shown both answers at once: each pair is shown in both orders, and the two are averaged."""
+"""What judges share that are shown both answers at once: they see each pair in both orders, and the mean counts."""
 
 from __future__ import annotations
 

@@ -11,10 +11,12 @@ from experiments import evaluation
 from experiments.config import EvaluationConfig
 from experiments.evaluation import Contestant, Examination, examine
 from llm.config import load_policy
+from llm.judges.bias import length_bias
 from slhf.errors import ConfigError, JudgeError
 from tests.experiments.examinees import PROMPTS, TextJudge, adapter, build, examination, preference
 
-ALL = {"rounds": 3, "leader_follower": True, "leader_follower_prompts": 5, "parity": True, "samples": 4, "tau": 0.1}
+ALL = {"rounds": 3, "leader_follower": True, "leader_follower_prompts": 5, "parity": True, "samples": 4}
+ALL |= {"tau": 0.1, "length_control": True}
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,33 @@ def test_parity_is_that_of_enumeration(everything):
     assert row_of(result["parity"], policy="Base", method="refinement", generations=1)["low"] == 0.5
     at_one = [row["mean"] for row in result["parity"] if (row["policy"], row["generations"]) == ("SLHF", 1)]
     assert len(set(at_one)) == 1
+
+
+def test_length_control_is_a_regression_on_the_difference_in_words(everything):
+    exam, _, result = everything
+    names = list(result["answers"])
+    assert [(row["row"], row["column"]) for row in result["length_control"]] == [
+        pair for one, other in itertools.combinations(names, 2) for pair in ((one, other), (other, one))
+    ]
+    for one, other in (("SLHF Follower", "RLOO"), ("RLOO", "SLHF Follower")):
+        texts, others = result["answers"][one], result["answers"][other]
+        lengths = [[float(len(text.split())) for text in side] for side in (texts, others)]
+        fit = length_bias(direct(texts, others), *map(np.array, lengths), resamples=200, seed=0)
+        controlled = row_of(result["length_control"], row=one, column=other)
+        assert controlled["mean"] == pytest.approx(fit.win_rate, abs=1e-6)
+        assert (controlled["low"], controlled["high"]) == pytest.approx((fit.win_rate_low, fit.win_rate_high), abs=1e-6)
+        slope = row_of(result["length_bias"], row=one, column=other)
+        assert (slope["slope"], slope["low"]) == pytest.approx((fit.slope, fit.slope_low), abs=1e-6)
+
+
+def test_answers_of_equal_length_have_their_win_rate_and_no_slope(everything):
+    exam, _, _ = everything
+    players = {"one": ["a"] * len(PROMPTS), "other": ["b"] * len(PROMPTS)}
+    found = evaluation.length_controlled(exam, players, TextJudge())
+    assert found["length_bias"] == []
+    assert found["length_control"][0]["mean"] == pytest.approx(
+        direct(["a"] * len(PROMPTS), ["b"] * len(PROMPTS)).mean()
+    )
 
 
 def test_the_base_is_never_held_against_a_sample_that_is_its_own_first_answer(everything):
