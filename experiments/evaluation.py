@@ -177,8 +177,8 @@ def examine(exam: Examination, judge: Judge) -> dict[str, Any]:
     """Sample all answers that are not there yet, then judge them; the result is plain JSON.
 
     Keys: ``prompts``, ``answers`` (by player), ``win_rates``, ``verdicts``, ``refinement``, ``attributes``; where the
-    settings ask for it ``length_control`` with ``length_bias``, ``leader_follower``, ``parity``, ``cycles`` with ``concepts`` and ``selection``; for a judge
-    that keeps metrics ``judge``: those of this session.
+    settings ask for it ``length_control`` with ``length_bias``, ``leader_follower``, ``parity``, ``cycles`` with
+    ``concepts`` and ``selection``; for a judge that keeps metrics ``judge``: those of this session.
     """
     drain(judge)
     answers = sample_answers(exam)

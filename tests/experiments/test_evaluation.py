@@ -134,7 +134,7 @@ def test_parity_is_that_of_enumeration(everything):
 
 
 def test_length_control_is_a_regression_on_the_difference_in_words(everything):
-    exam, _, result = everything
+    _, _, result = everything
     names = list(result["answers"])
     assert [(row["row"], row["column"]) for row in result["length_control"]] == [
         pair for one, other in itertools.combinations(names, 2) for pair in ((one, other), (other, one))
