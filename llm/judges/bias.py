@@ -4,14 +4,14 @@ For answers a and b of l_a and l_b words, with d = l_a - l_b and s the root mean
 
     p(a > b) = sigma(alpha + beta tanh(d / s)).
 
-beta is the **slope**, in log-odds: 0 for a judge whose verdicts have nothing to do with length. sigma(alpha) is the **win
-rate at equal length**. Both are fitted by logistic regression on the judge's probabilities, as the length-controlled
-AlpacaEval does (arXiv 2404.04475, Eq. 2, without its terms for the difficulty of each prompt). The slope says what goes
-with length, not why: longer answers may be preferred because they say more.
+beta is the **slope**, in log-odds: 0 for a judge whose verdicts have nothing to do with length. sigma(alpha) is the
+**win rate at equal length**. Both are fitted by logistic regression on the judge's probabilities, in the spirit of the
+length-controlled AlpacaEval (arXiv 2404.04475), without its terms for the difficulty of each prompt. The slope says
+what goes with length, not why: longer answers may be preferred because they say more.
 
-So that verdicts which length separates perfectly have a finite fit, too, beta and the log-odds at the mean of tanh(d / s)
-have a normal prior of mean 0 and standard deviation ``PRIOR``. (At that mean and not at d = 0: where a always wins and is
-longer, nothing is known about length, and nothing must be found.)
+So that verdicts which length separates perfectly have a finite fit, too, beta and the log-odds at the mean of
+tanh(d / s) have a normal prior of mean 0 and standard deviation ``PRIOR``. (At that mean and not at d = 0: where a
+always wins and is longer, nothing is known about length, and nothing must be found.)
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ PRIOR = 4.0
 """In log-odds; at 80 comparisons it moves a win rate by less than .005."""
 TOLERANCE = 1e-9
 """Largest gradient of a fit, per comparison."""
+MAX_STEPS = 100
+"""Of Newton's method."""
 NUMBERS_AT_A_TIME = 2**22
 """Resamples are fitted in groups whose arrays hold no more."""
 
@@ -124,7 +126,7 @@ def fit(weights: np.ndarray, z: np.ndarray, p: np.ndarray) -> np.ndarray:
 
     theta, total = np.zeros((len(weights), 2)), weights.sum(1)
     current = value(theta)
-    for iteration in range(100):
+    for _ in range(MAX_STEPS):
         s = expit(theta @ x.T)
         gradient = (weights * (s - p)) @ x + ridge * theta
         slope = float(np.abs(gradient / total[:, None]).max())
@@ -137,5 +139,5 @@ def fit(weights: np.ndarray, z: np.ndarray, p: np.ndarray) -> np.ndarray:
         while (worse := (new := value(theta - size[:, None] * step)) > current + 1e-12 * np.abs(current)).any():
             size[worse] /= 2
         theta, current = theta - size[:, None] * step, new
-    certificate = Certificate(slope, slope, iteration, "Newton", False)
+    certificate = Certificate(slope, slope, MAX_STEPS, "Newton")
     raise NotConverged(f"The length regression stopped at gradient {slope:.1e}.", theta, certificate)

@@ -101,7 +101,7 @@ class LocalLMJudge(TwoOrderJudge):
         question = self._render("prompt", "answer", "answer")
         before, *after = self._encode([question, *(question + letter for letter in LETTERS)])
         for letter, ids in zip(LETTERS, after, strict=True):
-            if ids[:-1] != before:
+            if ids[:-1] != before or ids[-1] == self.tokenizer.unk_token_id:
                 raise ConfigError(
                     f"The letter {letter} at the start of a reply is not one token of the judge "
                     f"{self.tokenizer.name_or_path!r}, so it has no probability to read off; use another model."
