@@ -52,9 +52,27 @@ class EvaluationConfig:
     """Rounds of refinement, at least 2; round 1 is the Leader's answer."""
     resamples: int = 10_000
     """Bootstrap resamples of the prompts."""
+    leader_follower: bool = False
+    """Let the base's, every StackelbergGDA run's and every other run's policy improve the first answers of all."""
+    leader_follower_prompts: int | None = None
+    """That on the first so many prompts; null for all."""
+    parity: bool = False
+    """Compare refinement with best of N and resampling at the same number N = 1, ..., ``rounds`` of generations."""
+    samples: int | None = None
+    """Draw so many answers per prompt from the base and from one run of each algorithm: how often and how the judge's
+    preferences among all of them cycle, what RLHF, NLHF and SLHF choose from them, and how good that is; null for not.
+    A judge that does not read each text once has (players x samples)^2 / 2 comparisons to make per prompt."""
+    tau: float = 0.01
+    """Temperature of the NLHF and SLHF choices among samples, with the samples' frequencies as the reference."""
+    length_control: bool = False
+    """Measure how preferences depend on lengths, and what they are at equal lengths."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, prompts=1, rounds=2, resamples=1)
+        require_at_least(self, prompts=1, rounds=2, resamples=1, leader_follower_prompts=1, samples=2)
+        if not self.tau > 0:
+            raise ConfigError(f"evaluation.tau = {self.tau}: must be positive.")
+        if self.leader_follower_prompts is not None and not self.leader_follower:
+            raise ConfigError("evaluation.leader_follower_prompts goes with leader_follower: true.")
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,14 @@ def build_algorithm(entry: Mapping[str, Any]) -> Algorithm:
     name = _choose("algorithm name", rest.pop("name", None), ALGORITHMS)
     _check_keys(rest, ALGORITHMS[name], f"algorithms.{name}")
     return _convert(ALGORITHMS[name], rest, f"algorithms.{name}")
+
+
+def build_judge(entry: Mapping[str, Any]) -> JudgeConfig:
+    """The judge of an entry ``{kind: ..., field: value, ...}``, such as a sweep's ``judge``."""
+    kinds = {option.kind: option for option in get_args(JudgeConfig)}
+    kind = kinds[_choose("judge kind", entry.get("kind"), kinds)]
+    _check_keys(entry, kind, f"judge {kind.kind}")
+    return _convert(kind, entry, f"judge {kind.kind}")
 
 
 @dataclass(frozen=True)

@@ -10,26 +10,22 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from experiments import report
+from experiments import evaluation, report
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, PlannedRun, runs_of
-from llm import algorithms, checkpoint
+from llm import algorithms
 from llm.config import load_policy
 from llm.data import load_prompts
 from llm.distributed import join
-from llm.evaluate import bootstrap, round_robin
 from llm.experience import Reward
 from llm.generation import TransformersGenerator
-from llm.judges import FeatureJudge, Judge, RewardJudge, ask, drain
+from llm.judges import FeatureJudge, Judge, RewardJudge, drain
 from llm.judges.config import JudgeConfig, load_judge
 from llm.policy import default_device
-from llm.refine import refine
 from llm.reward import LinearReward, OwnReward, fit_reward
 from llm.train import train
-from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
-from slhf.errors import ConfigError, RunError
+from slhf.algorithms import RLOO, Algorithm
+from slhf.errors import ConfigError
 from slhf.runs import Run, derive_seed, write_json
 
 TITLES = {
@@ -89,8 +85,8 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     if not join(sweeps[0].train.timeout_minutes).first:
         return None
     trained_runs = with_titles(list(runs.values()))
-    evaluation = evaluate(trained_runs, sweeps[0], workplace)
-    return report.write(workplace.root, trained_runs, evaluation)
+    result = evaluation.evaluate(trained_runs, sweeps[0], workplace)
+    return report.write(workplace.root, trained_runs, result)
 
 
 def check(sweeps: list[LanguageModelSweep]) -> None:
@@ -111,7 +107,7 @@ def check(sweeps: list[LanguageModelSweep]) -> None:
     evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
     if len(evaluations) > 1:
         raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
-    held_out_prompts(sweeps[0])
+    evaluation.held_out_prompts(sweeps[0])
 
 
 def tasks(sweeps: list[LanguageModelSweep], out: Path) -> list[Task]:
@@ -207,104 +203,3 @@ def settings_of(trained: TrainedRun) -> dict[str, Any]:
     fitted = reward if isinstance(trained.spec, RLOO) else {}
     own = {"seed": sweep.seed, "sharing": sweep.model.sharing}
     return {**asdict(trained.spec), **own, **asdict(sweep.train), **fitted}
-
-
-def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workplace) -> dict[str, Any]:
-    """Held-out answers of every policy, the round robin among them, and the refinement curves."""
-    settings = sweep.evaluation
-    config = {
-        "runs": {trained.title: trained.run.path.name for trained in runs},
-        "model": asdict(sweep.model),
-        "judge": asdict(sweep.judge),
-        "prompts": asdict(sweep.prompts),
-        "evaluation": asdict(settings),
-    }
-    evaluation = Run.open(workplace.root, "evaluation", config)
-    if evaluation.finished:
-        return evaluation.result()
-    prompts = held_out_prompts(sweep)
-    jobs: list[tuple[str, LanguageModelSweep, Path | None, int]] = [("Base", sweep, None, settings.rounds)]
-    for trained in runs:
-        count = settings.rounds if isinstance(trained.spec, StackelbergGDA) else 1
-        saved = checkpoint.latest(trained.run.path)
-        if saved is None:
-            raise RunError(f"{trained.run.path} is finished but holds no checkpoint; move it away to train again.")
-        jobs.append((trained.title, trained.sweep, saved / "adapter", count))
-    answers = {
-        title: held_out_answers(title, adapter, count, own, evaluation, prompts)
-        for title, own, adapter, count in tqdm(jobs, desc="evaluation", unit="policy")
-    }
-    base = answers["Base"][0]
-    players: dict[str, list[str]] = {}
-    for title, rounds in answers.items():
-        if title == "Base":
-            players |= {"Base": base, "Base as Follower": rounds[1]}
-        elif len(rounds) > 1:
-            players |= {f"{title} Leader": rounds[0], f"{title} Follower": rounds[1]}
-        else:
-            players[title] = rounds[0]
-
-    rates = round_robin(workplace.examiner, prompts, players, settings.resamples, sweep.seed)
-    result = {
-        "prompts": prompts,
-        "answers": players,
-        "win_rates": [rate.to_json() for rate in rates],
-        "verdicts": {
-            name: ask(workplace.examiner, prompts, texts, base).tolist()
-            for name, texts in players.items()
-            if name != "Base"
-        },
-        "refinement": refinement_curves(answers, prompts, sweep, workplace),
-        "attributes": mean_features(workplace.examiner, prompts, players),
-    }
-    evaluation.finish(result)
-    return result
-
-
-def mean_features(judge: Judge, prompts: list[str], players: dict[str, list[str]]) -> dict[str, dict[str, float]]:
-    """The mean of each of the judge's features over a player's answers; empty for a judge without features."""
-    if not isinstance(judge, FeatureJudge):
-        return {}
-    return {
-        name: dict(zip(judge.feature_names, judge.features(prompts, texts).mean(0).tolist(), strict=True))
-        for name, texts in players.items()
-    }
-
-
-def held_out_prompts(sweep: LanguageModelSweep) -> list[str]:
-    """The first so many held-out prompts, as the sweep says."""
-    prompts, count = load_prompts(sweep.prompts, "heldout"), sweep.evaluation.prompts
-    if len(prompts) < count:
-        raise ConfigError(f"evaluation.prompts = {count}, but only {len(prompts)} prompts are held out.")
-    return prompts[:count]
-
-
-def held_out_answers(
-    title: str, adapter: Path | None, rounds: int, sweep: LanguageModelSweep, evaluation: Run, prompts: list[str]
-) -> list[list[str]]:
-    """Answers per round, read back if an interrupted evaluation had them already."""
-    path = evaluation.path / "answers" / f"{title.replace('/', '_')}.json"
-    if not path.exists():
-        policy = load_policy(sweep.model, adapter, 0, default_device())
-        # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
-        seed = derive_seed(sweep.seed, "evaluation", title)
-        answers = refine(policy, TransformersGenerator(policy), prompts, rounds, sweep.model.max_new_tokens, seed)
-        write_json(path, answers)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def refinement_curves(
-    answers: dict[str, list[list[str]]], prompts: list[str], sweep: LanguageModelSweep, workplace: Workplace
-) -> list[dict[str, Any]]:
-    """How each round of those that refine fares against the base model's first answers."""
-    opponent = answers["Base"][0]
-    rows = []
-    for title, rounds in answers.items():
-        for number, texts in enumerate(rounds, 1):
-            if len(rounds) == 1 or texts is opponent:
-                continue
-            p = ask(workplace.examiner, prompts, texts, opponent)
-            low, high = bootstrap(p, sweep.evaluation.resamples, sweep.seed)
-            row = {"policy": title, "round": number, "mean": float(p.mean()), "low": low, "high": high, "n": len(p)}
-            rows.append(row)
-    return rows

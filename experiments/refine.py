@@ -331,7 +331,7 @@ def refine_rest(
 def load(weights: Weights, settings: dict[str, Any], command: Command, device: str) -> tuple[Policy, Generator]:
     """The policy that plays a role, and its sampler."""
     if weights.adapter is None:
-        policy = Policy.untrained(weights.model, settings["temperature"], command.dtype, device)
+        policy = Policy.as_is(weights.model, None, settings["temperature"], command.dtype, device)
     else:
         policy = Policy.load(
             weights.model,

@@ -1,4 +1,8 @@
-"""Who beats whom: a round robin among sets of answers, with bootstrap intervals over prompts."""
+"""Who beats whom: preferences among sets of answers, with bootstrap intervals over prompts.
+
+A text is not asked about against itself: that preference is 1/2. A pair of players is judged in one order; what
+the other would have been told is 1 minus it (a judge that minds the order asks both and averages).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from llm.judges import Judge, ask
 from slhf.errors import InvalidData
@@ -15,6 +21,10 @@ from slhf.runs import derive_seed
 
 LEVEL = 0.95
 """Coverage of the intervals."""
+COMPARISONS_AT_ONCE = 128
+"""Most comparisons in one call of a judge, so that a local one reads batches that fit its memory."""
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,51 @@ class WinRate:
     def to_json(self) -> dict[str, Any]:
         """As a plain dictionary."""
         return asdict(self)
+
+
+def compare(judge: Judge, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> Array:
+    """p(a > b | prompt) for each row, (n,): identical texts are 1/2, and no comparison is asked twice.
+
+    Raises:
+        InvalidData: not as many answers as prompts.
+        JudgeError: the judge failed.
+    """
+    for texts in (a, b):
+        if len(texts) != len(prompts):
+            raise InvalidData(f"{len(texts)} answers for {len(prompts)} prompts.")
+    rows = list(zip(prompts, a, b, strict=True))
+    asked = list(dict.fromkeys(row for row in rows if row[1] != row[2]))
+    known: dict[tuple[str, str, str], float] = {}
+    starts = range(0, len(asked), COMPARISONS_AT_ONCE)
+    for start in tqdm(starts, desc="judging", unit="batch", leave=False, disable=len(starts) < 2):
+        batch = asked[start : start + COMPARISONS_AT_ONCE]
+        x, ours, theirs = zip(*batch, strict=True)
+        known.update(zip(batch, ask(judge, x, ours, theirs).tolist(), strict=True))
+    return np.array([known.get(row, 0.5) for row in rows])
+
+
+def all_pairs(judge: Judge, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> Array:
+    """(n, N, N): for each of n prompts the preferences among its N answers, [i, j] = p(i > j), 1/2 on the diagonal.
+
+    Args:
+        judge: gives p(a > b).
+        prompts: n prompts.
+        answers: N lists of n texts.
+
+    Raises:
+        InvalidData, JudgeError: as in :func:`compare`.
+    """
+    pairs = list(combinations(range(len(answers)), 2))
+    # Prompt by prompt: a judge that reads every text once reads those of a prompt together.
+    asked = [x for x in prompts for _ in pairs]
+    a = [answers[i][k] for k in range(len(prompts)) for i, _ in pairs]
+    b = [answers[j][k] for k in range(len(prompts)) for _, j in pairs]
+    p = np.full((len(prompts), len(answers), len(answers)), 0.5)
+    if pairs:
+        rows, columns = np.array(pairs).T
+        judged = compare(judge, asked, a, b).reshape(len(prompts), -1)
+        p[:, rows, columns], p[:, columns, rows] = judged, 1 - judged
+    return p
 
 
 def round_robin(
@@ -53,7 +108,7 @@ def round_robin(
             raise InvalidData(f"{player} has {len(texts)} answers for {len(prompts)} prompts.")
     rates = []
     for row, column in combinations(answers, 2):
-        p = ask(judge, prompts, answers[row], answers[column])
+        p = compare(judge, prompts, answers[row], answers[column])
         low, high = bootstrap(p, resamples, seed)
         rates.append(WinRate(row, column, float(p.mean()), low, high, len(p)))
         rates.append(WinRate(column, row, float(1 - p.mean()), 1 - high, 1 - low, len(p)))
@@ -66,3 +121,9 @@ def bootstrap(values: np.ndarray, resamples: int, seed: int) -> tuple[float, flo
     means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def estimate(values: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
+    """The mean of ``values`` (n,), one a prompt, with its :func:`bootstrap` interval: mean, low, high, n."""
+    low, high = bootstrap(values, resamples, seed)
+    return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}

@@ -186,15 +186,21 @@ class Policy:
         return cls(_with_adapters(base, lora, adapter, start_from, sharing), tokenizer, temperature, sharing)
 
     @classmethod
-    def untrained(cls, name: str, temperature: float, dtype: str, device: str) -> Policy:
-        """The model ``name`` as it is, without an adapter, to be sampled and not trained; policy = reference.
+    def as_is(
+        cls,
+        name: str,
+        adapter: Path | None = None,
+        temperature: float = 1.0,
+        dtype: str = "bfloat16",
+        device: str = "cpu",
+    ) -> Policy:
+        """A model to be sampled and not trained: its own reference, with any ``adapter`` merged into its weights.
 
         Raises:
-            MissingResource: the model is neither here nor to be had from the hub.
+            MissingResource, ConfigError: as :func:`merged` does.
         """
-        path = str(embedded.model_path()) if name == "embedded" else name
-        base = _load(AutoModelForCausalLM, path, dtype=getattr(torch, dtype)).to(device).requires_grad_(False)
-        return cls(base, _load(AutoTokenizer, path), temperature, frozen=base)
+        model = merged(name, adapter, dtype).to(device)
+        return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model)
 
     @property
     def full(self) -> bool:
@@ -356,6 +362,26 @@ class Policy:
                 f"{type(causal).__name__} changes its logits after the output layer (scaling or soft-capping), "
                 "which Policy.logprobs does not reproduce; use another architecture."
             )
+
+
+def merged(name: str, adapter: Path | None, dtype: str) -> Any:
+    """The ``transformers`` model ``name``; with the update of an adapter, if given, added to its weights in float32.
+
+    In float32 it computes what base and adapter do, up to rounding; in bfloat16 updates smaller than the last digit
+    of a weight are lost.
+
+    Raises:
+        MissingResource: the model is neither here nor to be had from the hub.
+        ConfigError: the adapter does not fit the model.
+    """
+    if adapter is None:
+        return from_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, dtype))
+    base = from_pretrained(AutoModelForCausalLM, name, dtype=torch.float32)
+    try:
+        model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"The model {name!r} does not take the adapter {adapter}: {error}") from error
+    return model.to(getattr(torch, dtype))
 
 
 def _with_adapters(base: Any, lora: LoRA, adapter: Path | None, start_from: Path | None, sharing: Sharing) -> PeftModel:

@@ -68,3 +68,13 @@ def refine(
         return [sample.ids for sample in source.open(contexts).sample(max_new_tokens, address, role, first_row)]
 
     return [texts for _, texts, _ in refinement(leader, improve, rounds)]
+
+
+def resample(
+    policy: Policy, generator: Generator, prompts: Sequence[str], count: int, max_new_tokens: int, seed: int
+) -> list[list[str]]:
+    """``count`` independent answers of the Leader to each prompt: lists of ``len(prompts)`` texts."""
+    session = generator.open([policy.chat.prompt(x) for x in prompts])
+    session.repeat(count)
+    texts = [policy.chat.text(y.ids) for y in session.sample(max_new_tokens, seed)]
+    return [texts[i::count] for i in range(count)]

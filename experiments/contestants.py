@@ -1,0 +1,107 @@
+"""Policies from wherever they are: run directories, checkpoints, adapters, models, the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from transformers import AutoConfig
+
+from experiments.evaluation import Contestant, trained_contestant
+from llm import checkpoint
+from llm.config import ModelConfig
+from llm.embedded import from_pretrained
+from slhf.errors import ConfigError, MissingResource, RunError
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def resolve(title: str, what: str) -> tuple[Contestant, bool]:
+    """The contestant that ``what`` stands for, and whether it brings its own sampling settings.
+
+    Args:
+        title: its name in tables.
+        what: a run directory (its last checkpoint), a checkpoint or adapter in one, any other peft adapter's
+            directory, a model's directory, a hub id, or "embedded".
+
+    Raises:
+        MissingResource: there is no such directory or model.
+        ConfigError, RunError: the directory is not one of these.
+    """
+    path = Path(what).expanduser()
+    if path.is_dir():
+        run = next(
+            (place for place in [path, *path.absolute().parents[:2]] if (place / "manifest.json").is_file()), None
+        )
+        if run is not None:
+            return of_run(title, run, path), True
+        if (path / "adapter_config.json").is_file():
+            base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+            return Contestant(title, title, as_is(str(base), "float32"), path), False
+        if not (path / "config.json").is_file():
+            raise ConfigError(
+                f"{title}: {path} is neither a run (manifest.json), an adapter (adapter_config.json) nor a model "
+                "(config.json)."
+            )
+        return Contestant(title, title, as_is(str(path))), False
+    beside = "/" in what and Path(what.split("/")[0]).is_dir()
+    if what != "embedded" and (path.exists() or beside or not HUB_ID.fullmatch(what)):
+        raise MissingResource(f"{title}: there is no directory {what}.")
+    return Contestant(title, title, as_is(what)), False
+
+
+def as_is(name: str, dtype: Any = "bfloat16") -> ModelConfig:
+    """A model without adapters of ours; an error now, not in the middle of an evaluation, if it is not to be had."""
+    from_pretrained(AutoConfig, name)
+    return ModelConfig(name, dtype=dtype, lora=None)
+
+
+def of_run(title: str, run: Path, place: Path) -> Contestant:
+    """The policy of a run directory; ``place`` is the run itself or something in one of its checkpoints."""
+    config = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
+    try:
+        model = TypeAdapter(ModelConfig).validate_python(config["model"])
+        algorithm = config["algorithm"]["name"]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(f"{title}: {run} is not a run that trained a language model.") from error
+    inside = [saved for saved in checkpoint.find_all(run) if place.absolute().is_relative_to(saved.absolute())]
+    saved = inside[0] if inside else checkpoint.latest(run)
+    if saved is None:
+        raise RunError(f"{title}: {run} holds no checkpoint yet; wait for one, or start its sweep again.")
+    return replace(trained_contestant(title, algorithm, model, saved), kind=title)
+
+
+def sampled_alike(
+    found: Sequence[tuple[Contestant, bool]], temperature: float | None, max_new_tokens: int | None
+) -> list[Contestant]:
+    """All contestants with the given sampling settings; where none is given, with those that the runs have.
+
+    Raises:
+        ConfigError: none is given and the runs differ.
+    """
+    given = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    settings: dict[str, Any] = {}
+    for key, value in given.items():
+        known = {getattr(one.model, key) for one, own in found if own}
+        if value is None and len(known) > 1:
+            raise ConfigError(
+                f"The runs differ in {key} ({', '.join(map(str, sorted(known)))}); set it for all of them."
+            )
+        settings[key] = value if value is not None else next(iter(known), getattr(ModelConfig(), key))
+    return [replace(one, model=replace(one.model, **settings)) for one, _ in found]
+
+
+def fingerprint(one: Contestant) -> dict[str, str]:
+    """What tells a contestant's weights from others of the same path: digests of the files; hub ids as they are."""
+    places = [Path(place) for place in (one.model.name, one.adapter) if place is not None and Path(place).is_dir()]
+    digests = {}
+    for file in sorted(file for place in places for file in place.rglob("*.safetensors")):
+        with file.open("rb") as content:
+            digests[f"{file.parent.name}/{file.name}"] = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+    return digests
