@@ -28,7 +28,7 @@ from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, drain
 from llm.judges.bias import length_bias, words
 from llm.policy import Policy, default_device
-from llm.refine import refine, resample
+from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
 from slhf.errors import ConfigError, RunError
 from slhf.runs import Run, derive_seed, write_json
@@ -241,11 +241,7 @@ class Speaker:
     def improve(self, leader: str, texts: list[str]) -> list[str]:
         """Its replies to another contestant's first answers to the first so many prompts."""
         seed, prompts = derive_seed(self.exam.seed, "improve", leader, self.who.title), self.exam.prompts[: len(texts)]
-
-        def replies() -> list[str]:
-            return refine(*self._policy, prompts, 2, self._longest, seed, first=texts)[1]
-
-        return self._kept(f" improves {leader}", replies)
+        return self._kept(f" improves {leader}", lambda: improve(*self._policy, prompts, texts, self._longest, seed))
 
     @property
     def _longest(self) -> int:

@@ -70,6 +70,13 @@ def refine(
     return [texts for _, texts, _ in refinement(leader, improve, rounds)]
 
 
+def improve(
+    policy: Policy, generator: Generator, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int, seed: int
+) -> list[str]:
+    """The Follower's replies to anyone's answers, one text each."""
+    return refine(policy, generator, prompts, 2, max_new_tokens, seed, first=answers)[1]
+
+
 def resample(
     policy: Policy, generator: Generator, prompts: Sequence[str], count: int, max_new_tokens: int, seed: int
 ) -> list[list[str]]:
