@@ -56,8 +56,8 @@ class Command:
     """
 
     prompts: tyro.conf.Positional[str]
-    """A .txt file, one prompt a line; a .jsonl, .csv or .parquet file with a field "prompt", and perhaps "answer", which
-    is then round 1 and no Leader is asked; or - for standard input, lines of text or of JSON."""
+    """A .txt file, one prompt a line; a .jsonl, .csv or .parquet file with a field "prompt", and perhaps "answer": it
+    is then round 1, and no Leader is asked; or - for standard input, lines of text or of JSON."""
     model: str | None = None
     """The Leader: "embedded", a directory or a hub id. By default what --adapter was trained on, else "embedded"."""
     adapter: Path | None = None
