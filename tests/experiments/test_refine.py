@@ -222,7 +222,8 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
         ([{"prompt": "x"}], ("--adapter", "nowhere"), "There is no directory nowhere"),
         ([{"prompt": "x"}], ("--model", "/no/such/model"), "Cannot load the model '/no/such/model'"),
         ([{"prompt": "x"}], ("--rounds", "0"), "Command.rounds = 0"),
-        ([{"prompt": "x"}], ("--temperature", "0"), "--temperature 0.0: must be positive"),
+        ([{"prompt": "x"}], ("--temperature", "0"), "Command.temperature = 0.0: must be positive"),
+        ([{"prompt": "x"}], ("--rounds", "1", "--judge"), "Command.rounds = 1: must be at least 2"),
     ],
 )
 def test_wrong_input_is_one_line_and_a_status(tmp_path, capsys, monkeypatch, rows, more, message):
