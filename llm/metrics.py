@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llm.experience import Collector, Experience
+from llm.judges.meter import COUNTS
 
 PROC = Path("/proc/self")
 """Linux: VmHWM in ``status`` is the peak of the resident set; writing 5 to ``clear_refs`` restarts it (proc(5))."""
@@ -74,6 +76,18 @@ def of_speed(experience: Experience, collector: Collector) -> dict[str, float]:
     ):
         metrics[f"{name}_tokens_per_second"] = round(tokens / seconds[phase], 1)
     return metrics
+
+
+def of_judge(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What each process's judge measured in the step (``llm.judges.MeteredJudge``), together, as ``judge_NAME``.
+
+    Totals are summed over the processes, means averaged; the processes' shares of a step differ by one prompt at most.
+    """
+    together: dict[str, list[float]] = {}
+    for part in parts:
+        for name, value in part.items():
+            together.setdefault(name, []).append(value)
+    return {f"judge_{name}": sum(values) / (1 if name in COUNTS else len(values)) for name, values in together.items()}
 
 
 def restart_peak_memory() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,13 +18,18 @@ def micro_batches(batch: TokenBatch, budget: int | None) -> list[Tensor]:
     rows, columns = batch.ids.shape
     if budget is None or rows * columns <= budget:
         return [torch.arange(rows, device=batch.ids.device)]
-    lengths = batch.attention.sum(1)
+    parts = by_length(batch.attention.sum(1).tolist(), budget)
+    return [torch.tensor(part, device=batch.ids.device) for part in parts]
+
+
+def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of rows in groups of like length, the longest first, each as :func:`micro_batches` says."""
     parts: list[list[int]] = []
-    for row in lengths.argsort(descending=True, stable=True).tolist():
-        if not parts or (len(parts[-1]) + 1) * int(lengths[parts[-1][0]]) > budget:
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not parts or (len(parts[-1]) + 1) * lengths[parts[-1][0]] > budget:
             parts.append([])
         parts[-1].append(row)
-    return [torch.tensor(part, device=batch.ids.device) for part in parts]
+    return parts
 
 
 @torch.no_grad()

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm import embedded
 from llm.chat import Chat, Role
+from llm.embedded import from_pretrained
 from llm.linear import lighten
 from llm.logprobs import token_logprobs
 from llm.trunk import frozen_layers, read_lower, read_upper
-from slhf.errors import ConfigError, InvalidParameter, MissingResource, require_at_least
+from slhf.errors import ConfigError, InvalidParameter, require_at_least
 
 Segment = tuple[list[int], Role | None]
 """Token ids and who chose them; ``None`` for text nobody is credited with (prompts, turns)."""
@@ -175,17 +175,13 @@ class Policy:
                 'sharing "one" (two roles would need two whole models) and no start_from (give that model\'s '
                 f"directory as name); got dtype {dtype!r}, sharing {sharing!r}, start_from {start_from}."
             )
-        path = str(embedded.model_path()) if name == "embedded" else name
-        base, tokenizer = (
-            _load(AutoModelForCausalLM, path, dtype=getattr(torch, dtype)).to(device),
-            _load(AutoTokenizer, path),
-        )
+        base = from_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, dtype)).to(device)
+        tokenizer = from_pretrained(AutoTokenizer, name)
         if lora is None:
             frozen = copy.deepcopy(base).requires_grad_(False).eval()
-            model = (
-                base if adapter is None else _load(AutoModelForCausalLM, str(adapter), dtype=torch.float32).to(device)
-            )
-            return cls(model, tokenizer, temperature, "one", frozen)
+            if adapter is not None:
+                base = from_pretrained(AutoModelForCausalLM, str(adapter), dtype=torch.float32).to(device)
+            return cls(base, tokenizer, temperature, "one", frozen)
         torch.manual_seed(seed)  # peft draws a new adapter from the global generator
         return cls(_with_adapters(base, lora, adapter, start_from, sharing), tokenizer, temperature, sharing)
 
@@ -349,16 +345,6 @@ class Policy:
                 f"{type(causal).__name__} changes its logits after the output layer (scaling or soft-capping), "
                 "which Policy.logprobs does not reproduce; use another architecture."
             )
-
-
-def _load(kind: Any, path: str, **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        raise MissingResource(
-            f"Cannot load the model {path!r}: {error} "
-            'Give "embedded", a directory with a saved model, or a hub id while online.'
-        ) from error
 
 
 def _with_adapters(base: Any, lora: LoRA, adapter: Path | None, start_from: Path | None, sharing: Sharing) -> PeftModel:

@@ -1,4 +1,7 @@
-"""RLHF's compression made visible: a Bradley-Terry reward, linear in what the judge looks at."""
+"""The scalar reward of RLHF: a judge's own, or one fitted to its preferences.
+
+The fitted one makes RLHF's compression visible: a Bradley-Terry reward, linear in what the judge looks at.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,20 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from llm.judges import FeatureJudge, ask
+from llm.judges import FeatureJudge, RewardJudge, ask, ask_reward
 from slhf.certificates import Certificate
 from slhf.errors import InvalidParameter, NotConverged
+
+
+@dataclass(frozen=True)
+class OwnReward:
+    """The reward that the judge itself gives, checked."""
+
+    judge: RewardJudge
+
+    def score(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """float64, shape (batch,)."""
+        return ask_reward(self.judge, prompts, answers)
 
 
 @dataclass(frozen=True)

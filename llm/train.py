@@ -21,7 +21,7 @@ from llm.data import batch_at
 from llm.distributed import Processes, SlicedGenerator, gathered, join, shard, share
 from llm.experience import Collector, Experience, Reward
 from llm.generation import Generator, TransformersGenerator
-from llm.judges import Judge
+from llm.judges import Judge, drain
 from llm.optimise import make_optimizer, update
 from llm.policy import Policy
 from llm.vllm_generator import VLLMGenerator, engine_for
@@ -96,6 +96,7 @@ def train(
             unit="step",
             disable=not processes.first,
         )
+        drain(judge)  # what it did before does not belong to the first step
         for step in bar:
             collector.seconds.clear()
             metrics.restart_peak_memory()
@@ -111,6 +112,7 @@ def train(
                 )
             row |= metrics.of_game(experience, logp, policy.chat.eos)
             row |= metrics.of_speed(experience, collector) | metrics.of_memory()
+            row |= metrics.of_judge(processes.everyones(drain(judge)))
             accelerator.log(row, step=step)
             bar.set_postfix({key: f"{row[key]:.3f}" for key in SHOWN if key in row})
             if processes.first:

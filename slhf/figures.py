@@ -108,6 +108,46 @@ def convergence(
     axes.set(xscale="log", yscale="log")
 
 
+@mpl.rc_context(STYLE)
+def binned(axes: Axes, x: Any, p: Any, fitted: Any, xlabel: str, ylabel: str, title: str = "", bins: int = 8) -> None:
+    """Probabilities against what may explain them: means of bins with as many points each, and a fitted line.
+
+    Bars reach two standard errors. Points with equal x share a bin. The line is thin at 1/2 and at x = 0.
+
+    Args:
+        axes: where to draw.
+        x: (n,).
+        p: (n,), in [0, 1].
+        fitted: maps x, any shape, to the fitted p.
+        xlabel: of x.
+        ylabel: of p.
+        title: of the panel.
+        bins: how many at most.
+    """
+    x, p = np.asarray(x, dtype=float), np.asarray(p, dtype=float)
+    edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)))[1:-1]
+    members = [own for own in (np.digitize(x, edges) == i for i in range(len(edges) + 1)) if own.any()]
+    bars = [2 * p[own].std(ddof=1) / np.sqrt(own.sum()) if own.sum() > 1 else 0.0 for own in members]
+    line = np.linspace(x.min(), x.max(), 200)
+    axes.axhline(0.5, color="0.6", linewidth=0.8)
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.plot(line, fitted(line), color=PALETTE[1], linewidth=1.2, label="fitted")
+    places, means = [x[own].mean() for own in members], [p[own].mean() for own in members]
+    axes.errorbar(
+        places,
+        means,
+        yerr=bars,
+        color=PALETTE[0],
+        marker="o",
+        markersize=4,
+        capsize=2,
+        linestyle="none",
+        label="mean of bin",
+    )
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, ylim=(-0.02, 1.02))
+    axes.legend()
+
+
 SIMPLEX = np.array([[0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
 """The corners of an equilateral triangle."""
 

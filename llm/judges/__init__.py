@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -33,25 +33,73 @@ class FeatureJudge(Judge, Protocol):
         """float64, shape (batch, number of features)."""
 
 
+@runtime_checkable
+class RewardJudge(Judge, Protocol):
+    """A judge with a scalar reward of its own, which RLOO maximises as it is."""
+
+    def reward(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        """r(prompt, answer), float64, shape (batch,).
+
+        Raises:
+            JudgeError: when a reward cannot be given.
+        """
+
+
+@runtime_checkable
+class MeteredJudge(Judge, Protocol):
+    """A judge that keeps count of what it does."""
+
+    def drain_metrics(self) -> dict[str, float]:
+        """What happened since the last call, by name; nothing that did not happen.
+
+        Names in ``llm.judges.meter.COUNTS`` are totals, all others means. Training writes them into
+        ``metrics.jsonl`` as ``judge_NAME``, evaluation into its result.
+        """
+
+
+def drain(judge: Judge) -> dict[str, float]:
+    """The judge's metrics since the last call; empty for a judge that keeps none."""
+    return judge.drain_metrics() if isinstance(judge, MeteredJudge) else {}
+
+
 def ask(judge: Judge, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     """``judge.prefer`` with its answer checked: what every caller in ``llm`` uses.
 
     Raises:
         JudgeError: the judge raised, or did not answer with one probability per row.
     """
+    p = _answer(judge, judge.prefer, prompts, a, b)
+    _refuse(judge, prompts, p, ~((p >= 0) & (p <= 1)), "a probability")
+    return p
+
+
+def ask_reward(judge: RewardJudge, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """``judge.reward`` with its answer checked.
+
+    Raises:
+        JudgeError: the judge raised, or did not answer with one finite number per row.
+    """
+    r = _answer(judge, judge.reward, prompts, answers)
+    _refuse(judge, prompts, r, ~np.isfinite(r), "a finite reward")
+    return r
+
+
+def _answer(judge: Judge, method: Callable[..., np.ndarray], *texts: Sequence[str]) -> np.ndarray:
     try:
-        p = np.asarray(judge.prefer(prompts, a, b), dtype=np.float64)
+        found = np.asarray(method(*texts), dtype=np.float64)
     except JudgeError:
         raise
     except Exception as error:  # a judge is anyone's code; whatever it raises ends the run as a judge's failure
         raise JudgeError(f"The judge {type(judge).__name__} failed: {type(error).__name__}: {error}") from error
-    if p.shape != (len(prompts),):
-        raise JudgeError(f"The judge {type(judge).__name__} answered {p.shape} for {len(prompts)} comparisons.")
-    bad = ~((p >= 0) & (p <= 1))
+    if found.shape != (len(texts[0]),):
+        raise JudgeError(f"The judge {type(judge).__name__} answered {found.shape} to {len(texts[0])} questions.")
+    return found
+
+
+def _refuse(judge: Judge, prompts: Sequence[str], found: np.ndarray, bad: np.ndarray, what: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise JudgeError(
-            f"The judge {type(judge).__name__} answered p = {p[row]} (not in [0, 1]) "
+            f"The judge {type(judge).__name__} answered {found[row]}, which is not {what}, "
             f"in row {row}, for the prompt {prompts[row]!r}."
         )
-    return p

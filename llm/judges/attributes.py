@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from llm import embedded
+from llm.judges.meter import Meter
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 SENTENCES = re.compile(r".*[.!?][\"'”’)\]*]*(?=\s|$)", re.DOTALL)
@@ -50,7 +51,7 @@ class AttributeJudge:
         Not for training: fluency is computed in bfloat16, whose last digit depends on which texts are read
         together, and a resumed run does not remember what an uninterrupted one does.
         """
-        self.device, self.remember = device, remember
+        self.device, self.remember, self.meter = device, remember, Meter()
         encoder, model = embedded.sentence_encoder_path(), embedded.model_path()
         self._encoder_tokenizer = AutoTokenizer.from_pretrained(encoder)
         self._encoder = AutoModel.from_pretrained(encoder).to(device).eval()
@@ -61,9 +62,12 @@ class AttributeJudge:
 
     def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
         """See :class:`llm.judges.Judge`."""
-        scores = self.features([*prompts, *prompts], [*a, *b])
-        ours, theirs = scores[: len(prompts)], scores[len(prompts) :]
-        return ((ours > theirs) + 0.5 * (ours == theirs)).mean(-1)
+        with self.meter.comparing(len(prompts)):
+            scores = self.features([*prompts, *prompts], [*a, *b])
+            ours, theirs = scores[: len(prompts)], scores[len(prompts) :]
+            votes = (ours > theirs) + 0.5 * (ours == theirs)
+            self.meter.votes(self.feature_names, votes)
+            return votes.mean(-1)
 
     def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """The attributes, float64, shape (batch, 6). Each distinct (prompt, answer) is read once."""
@@ -73,6 +77,10 @@ class AttributeJudge:
         if new:
             known.update(zip(new, self._read([x for x, _ in new], [y for _, y in new]), strict=True))
         return np.stack([known[row] for row in rows])
+
+    def drain_metrics(self) -> dict[str, float]:
+        """See :class:`llm.judges.MeteredJudge`; ``agreement_NAME`` says how often an attribute is with the majority."""
+        return self.meter.drain()
 
     def _read(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         sentences = [finished_sentences(y) for y in answers]

@@ -1,14 +1,34 @@
-"""What a sweep's ``judge`` can say: one dataclass per kind, and how each becomes a judge."""
+"""What a sweep's ``judge`` can say: one dataclass per kind, and how each becomes a judge.
+
+``rewards`` says whether RLOO can be trained on the kind: whether the judge has a reward of its own (``RewardJudge``) or
+features to fit one to (``FeatureJudge``).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from string import Formatter
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from llm.judges import Judge
+from llm.judges.two_orders import check_template
 from slhf.errors import InvalidParameter, MissingResource, require_at_least
+
+PAIR_TEXT = "<|source|>{prompt}<|candidate1|>{a}<|candidate2|>{b}"
+"""What a pairwise classifier reads unless the config says otherwise, with PairRM's marks (arXiv 2306.02561); the
+tokenizer puts its own special tokens around it."""
+
+QUESTION = """\
+Here are an instruction and two answers to it.
+
+Instruction: {prompt}
+
+Answer A: {a}
+
+Answer B: {b}
+
+Which answer is better? Reply with the letter A or B alone."""
+"""What a language model that judges is asked unless the config says otherwise, as a user's message."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +36,66 @@ class AttributeJudgeConfig:
     """Six measurable attributes of a text vote (embedded; see ``llm.judges.attributes``)."""
 
     kind: Literal["attributes"] = "attributes"
+    rewards: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class RewardModelJudgeConfig:
+    """A Bradley-Terry reward model: a sequence classifier with one label (see ``llm.judges.reward_model``)."""
+
+    model: str
+    """A directory or a hub id."""
+    kind: Literal["reward_model"] = "reward_model"
+    rewards: ClassVar[bool] = True
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights and of the computation."""
+    tokens_per_batch: int = 16_384
+    """How many tokens, padding included, are read at a time; one text at least."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, tokens_per_batch=1)
+
+
+@dataclass(frozen=True)
+class ClassifierJudgeConfig:
+    """A sequence classifier that reads the prompt and both answers (see ``llm.judges.classifier``)."""
+
+    model: str
+    """A directory or a hub id; one label, or two."""
+    kind: Literal["classifier"] = "classifier"
+    rewards: ClassVar[bool] = False
+    template: str = PAIR_TEXT
+    """The text that it reads, with the fields {prompt}, {a} and {b}: as it was trained."""
+    winner: Literal[0, 1] = 0
+    """With two labels: the one which says that a is better than b."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights and of the computation."""
+    tokens_per_batch: int = 16_384
+    """How many tokens, padding included, are read at a time; one text at least."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, tokens_per_batch=1)
+        check_template(self.template)
+
+
+@dataclass(frozen=True)
+class LocalLMJudgeConfig:
+    """A language model that replies A or B (see ``llm.judges.local_lm``)."""
+
+    model: str = "embedded"
+    """"embedded" (SmolLM2-135M-Instruct: a poor judge), a directory, or a hub id."""
+    kind: Literal["local_lm"] = "local_lm"
+    rewards: ClassVar[bool] = False
+    template: str = QUESTION
+    """The question, with the fields {prompt}, {a} and {b}; the answers must be called A and B."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights and of the computation."""
+    tokens_per_batch: int = 16_384
+    """How many tokens, padding included, are read at a time; one text at least."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, tokens_per_batch=1)
+        check_template(self.template)
 
 
 @dataclass(frozen=True)
@@ -27,24 +107,12 @@ class ServerJudgeConfig:
     model: str
     """The model's name there."""
     kind: Literal["server"] = "server"
+    rewards: ClassVar[bool] = False
     verdict: Literal["logprobs", "text"] = "logprobs"
     """"logprobs": the probability of "A" against "B" as the first token. "text": the letter that it writes, alone on
     the last line of its reply."""
-    template: str = """\
-Below are a message from a user and two replies to it. Judge which reply serves the user better: it is correct, \
-relevant, clear and no longer than it has to be. Their order means nothing.
-
-[Message]
-{prompt}
-
-[Reply A]
-{a}
-
-[Reply B]
-{b}
-
-Write the letter of the better reply, A or B, and nothing else."""
-    """The question, with {prompt}, {a} and {b} where the texts go; a literal brace is written twice."""
+    template: str = QUESTION
+    """The question, with the fields {prompt}, {a} and {b}; the answers must be called A and B."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key; null for a server without one."""
     temperature: float | None = 0.0
@@ -91,24 +159,10 @@ Write the letter of the better reply, A or B, and nothing else."""
         check_template(self.template)
 
 
-def check_template(template: str) -> None:
-    """Refuse a template that does not show the message and both replies.
-
-    Raises:
-        InvalidParameter: saying how to write it.
-    """
-    try:
-        found = sorted(name for _, name, _, _ in Formatter().parse(template) if name is not None)
-    except ValueError as error:
-        found = [str(error)]
-    if found != ["a", "b", "prompt"]:
-        raise InvalidParameter(
-            f"judge.template needs {{prompt}}, {{a}} and {{b}} once each and doubles all other braces; found {found}."
-        )
-
-
-JudgeConfig = AttributeJudgeConfig | ServerJudgeConfig
-"""The union of all kinds."""
+JudgeConfig = (
+    AttributeJudgeConfig | RewardModelJudgeConfig | ClassifierJudgeConfig | LocalLMJudgeConfig | ServerJudgeConfig
+)
+"""The union of all kinds; a sweep's ``judge.kind`` says which."""
 
 
 def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judge:
@@ -118,14 +172,30 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         config: which kind, and its settings.
         device: where a local model runs.
         remember: whether it may keep what it has read, as in an evaluation that shows the same texts again.
+
+    Raises:
+        MissingResource: a model or package that it needs is not there.
+        ConfigError: the model is not of the kind that the judge needs.
     """
-    # heavy imports only for the judge that is used
+    # imports here: heavy, and only for the judge that is used
+    if isinstance(config, RewardModelJudgeConfig):
+        from llm.judges.reward_model import RewardModelJudge
+
+        return RewardModelJudge.load(config, device, remember)
+    if isinstance(config, ClassifierJudgeConfig):
+        from llm.judges.classifier import PairClassifierJudge
+
+        return PairClassifierJudge.load(config, device, remember)
+    if isinstance(config, LocalLMJudgeConfig):
+        from llm.judges.local_lm import LocalLMJudge
+
+        return LocalLMJudge.load(config, device, remember)
     if isinstance(config, ServerJudgeConfig):
         try:
             from llm.judges.server import ServerJudge
         except ModuleNotFoundError as error:
             raise MissingResource(f"{error}; a judge of kind server needs it: `pip install httpx2`.") from error
-        return ServerJudge(config)
+        return ServerJudge(config, remember)
     from llm.judges.attributes import AttributeJudge
 
     return AttributeJudge(device, remember)

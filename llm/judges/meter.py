@@ -30,13 +30,9 @@ class Meter:
 
     @contextmanager
     def comparing(self, comparisons: int) -> Iterator[None]:
-        """Around a judge's answer to so many comparisons: counts them, or the failure, and measures the time."""
+        """Around a judge's answer to so many comparisons: counts them and measures the time."""
         start = time.perf_counter()
-        try:
-            yield
-        except BaseException:
-            self.count("failures")
-            raise
+        yield
         self.count("comparisons", comparisons)
         if comparisons:
             seconds = (time.perf_counter() - start) / comparisons
@@ -52,6 +48,19 @@ class Meter:
         values = np.asarray(values, dtype=np.float64)
         total, n = self._means.get(name, (0.0, 0.0))
         self._means[name] = total + float(values.sum()), n + values.size
+
+    def votes(self, names: Sequence[str], votes: np.ndarray) -> None:
+        """How often each attribute agrees with the verdict of all, as ``agreement_NAME``; half where it has no say.
+
+        Args:
+            names: one per attribute.
+            votes: (n, number of attributes), each attribute's preference in [0, 1]. The verdict is the side of 1/2
+                on which their mean lies; comparisons without one do not count.
+        """
+        verdict = np.sign(votes.mean(1) - 0.5)
+        agreement = (1 + np.sign(votes - 0.5) * verdict[:, None]) / 2
+        for name, column in zip(names, agreement[verdict != 0].T, strict=True):
+            self.average(f"agreement_{name}", column)
 
     def drain(self) -> dict[str, float]:
         """Everything by name, and start again."""

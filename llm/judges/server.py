@@ -1,12 +1,10 @@
 """A judge behind any OpenAI-compatible server: a hosted model, vLLM, llama.cpp and others, through chat completions.
 
-Every pair is asked about in both orders and the two answers are averaged, so p(a > b) + p(b > a) = 1 whatever the
-model thinks of first places; how much the orders disagree is a metric. What may pass (no connection, time-outs, HTTP
-408, 409, 425, 429 and 5xx, answers that are not JSON, lack a field or hold no verdict) is tried again, then put back to
-the end of the queue and held against the failure budget; what will not pass (a refused key, an unknown model) ends the
-run at once. No preference is ever made up. Each answer is on the disk before anything else can happen to it, so however
-the run ends, starting it again asks only what was not answered. A server may still charge for an answer that never
-arrived.
+What may pass (no connection, time-outs, HTTP 408, 409, 425, 429 and 5xx, answers that are not JSON, lack a field or
+hold no verdict) is tried again, then put back to the end of the queue and held against the failure budget; what will
+not pass (a refused key, an unknown model) ends the run at once. No preference is ever made up. Each answer is on the
+disk before anything else can happen to it, so however the run ends, starting it again asks only what was not answered.
+A server may still charge for an answer that never arrived.
 
 The client is httpx2, which ``huggingface_hub`` brings along: the retries of the ``openai`` package know neither
 the budget nor the store, and beyond them we need one POST.
@@ -37,7 +35,7 @@ from pydantic import BaseModel, Field, ValidationError
 from llm.embedded import cache_directory
 from llm.judges.answer_store import AnswerStore
 from llm.judges.config import ServerJudgeConfig
-from llm.judges.meter import Meter
+from llm.judges.two_orders import Shown, TwoOrderJudge
 from slhf.errors import JudgeError, MissingResource
 
 PASSING = (408, 409, 425, 429)
@@ -105,57 +103,52 @@ class Failed(Exception):
         self.wait = wait
 
 
-class ServerJudge:
+class ServerJudge(TwoOrderJudge):
     """Asks a language model on a server which of two answers is better.
 
-    Metrics (see ``drain_metrics``): ``requests`` sent, ``retries`` among them, ``failures`` (questions that failed with
-    all their retries), ``cache_hits`` (answers known from the disk), ``prompt_tokens`` and ``completion_tokens`` as the
-    server counted them, also of answers without a verdict, their ``cost``; means: ``latency`` of an answered request
-    in seconds with ``latency_p95``, ``order_disagreement`` |p(a > b) asked one way - asked the other way|, and
-    ``letter_mass``, the probability of "A" or "B" as the first token (with verdict "logprobs").
+    Metrics beside those of the two orders: ``requests`` sent, ``retries`` among them, ``failures`` (questions that
+    failed with all their retries), ``cache_hits`` (answers known from the disk), ``prompt_tokens`` and
+    ``completion_tokens`` as the server counted them, also of answers without a verdict, their ``cost``; ``latency``,
+    the mean time of an answered request in seconds, with ``latency_p95``; and with verdict "logprobs" ``letter_mass``,
+    the mean of p("A") + p("B") at the first token.
     """
 
-    def __init__(self, config: ServerJudgeConfig) -> None:
-        """Sends nothing yet.
+    def __init__(self, config: ServerJudgeConfig, remember: bool = False) -> None:
+        """Sends nothing yet. ``remember`` saves looking on the disk for what this judge has asked.
 
         Raises:
             MissingResource: the environment variable with the API key is not set, or cannot be a key.
         """
+        super().__init__(remember)
         self.config = config
         self.path = cache_directory() / "judge_answers.sqlite" if config.cache is None else Path(config.cache)
-        self.meter = Meter()
         self._key = read_key(config.api_key_env)
         self._jitter = random.Random()  # of its own: waiting leaves the run's randomness alone
         self._failures = 0
         self._latencies: list[float] = []
 
-    def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
-        """See :class:`llm.judges.Judge`. Equal requests are sent once."""
-        n = len(prompts)
-        shown = [*zip(prompts, a, b, strict=True), *zip(prompts, b, a, strict=True)]
-        requests = [self._request(*texts) for texts in shown]
-        answers = run(self._answers(list(dict.fromkeys(requests))))
-        verdicts = np.array([self._verdict(answers[request]) for request in requests]).reshape(-1, 2)
-        first, second = verdicts[:n, 0], 1 - verdicts[n:, 0]
-        self.meter.count("comparisons", n)
-        self.meter.average("order_disagreement", np.abs(first - second))
+    def first_wins(self, rows: Sequence[Shown]) -> np.ndarray:
+        """See :class:`TwoOrderJudge`."""
+        requests = [self._request(*row) for row in rows]
+        answers = run(self._answers(requests))
+        verdicts = np.array([self._verdict(answers[request]) for request in requests])
         if self.config.verdict == "logprobs":
             self.meter.average("letter_mass", verdicts[:, 1])
-        return (first + second) / 2
+        return verdicts[:, 0]
 
     def drain_metrics(self) -> dict[str, float]:
         """See :class:`llm.judges.MeteredJudge`."""
-        found = self.meter.drain()
+        found = super().drain_metrics()
         if self._latencies:
             p95 = np.quantile(self._latencies, 0.95)
             found |= {"latency": float(np.mean(self._latencies)), "latency_p95": float(p95)}
         self._latencies = []
         return found
 
-    def _request(self, prompt: str, a: str, b: str) -> str:
+    def _request(self, prompt: str, first: str, second: str) -> str:
         """The body of the request: everything on which the answer depends, but for the url."""
         config = self.config
-        question = config.template.format(prompt=prompt, a=a, b=b)
+        question = config.template.format(prompt=prompt, a=first, b=second)
         body: dict[str, Any] = {"model": config.model, "messages": [{"role": "user", "content": question}]}
         if config.temperature is not None:
             body["temperature"] = config.temperature
@@ -166,7 +159,7 @@ class ServerJudge:
         return json.dumps(body | config.extra, sort_keys=True)
 
     def _verdict(self, answer: Answer) -> tuple[float, float]:
-        """p(the reply shown as A is better), and the probability of a letter (1 for a written one)."""
+        """p("A"), and the probability of a letter at all (1 for a written one)."""
         if self.config.verdict == "text":
             return (1.0 if written_letter(answer.choices[0]) == "A" else 0.0), 1.0
         logprobs = answer.choices[0].logprobs
@@ -296,10 +289,10 @@ class ServerJudge:
         if self._failures <= self.config.failure_budget:
             return None
         return JudgeError(
-            f"{self._where()} failed on {self._failures} questions, each with {self.config.retries} retries, more than "
-            f"judge.failure_budget = {self.config.failure_budget} allows. The last failure: {failure}. See whether the "
-            f"server runs and answers; then start the same command again: it goes on where it stopped. What was "
-            f"answered is kept in {self.path}."
+            f"{self._where()} left {self._failures} questions unanswered, each after {self.config.retries} retries; "
+            f"judge.failure_budget = {self.config.failure_budget} allows no more. The last failure: {failure}. "
+            "See whether the server runs and answers; then start the same command again: it goes on where it stopped. "
+            f"What was answered is kept in {self.path}."
         )
 
     def _where(self) -> str:

@@ -27,11 +27,11 @@ def quality(prompt, reply):
 
 
 def preference(prompt, a, b, verdict):
-    """What a judge that asks in both orders must make of it, and how much the orders disagree."""
+    """What a judge that asks in both orders must make of it, and whether the orders disagree."""
     first, second = opinion(prompt, a, b), 1 - opinion(prompt, b, a)
     if verdict == "text":
         first, second = float(first > 0.5), float(second >= 0.5)
-    return (first + second) / 2, abs(first - second)
+    return (first + second) / 2, (first - 0.5) * (second - 0.5) < 0
 
 
 def completion(p, body):

@@ -99,7 +99,7 @@ class Answering:
     ("answer", "message"),
     [
         (ConnectionError("no route"), "ConnectionError: no route"),
-        (np.array([0.5]), r"\(1,\) for 2 comparisons"),
+        (np.array([0.5]), r"\(1,\) to 2 questions"),
         (np.array([0.5, np.nan]), "row 1"),
         (np.array([1.5, 0.5]), "row 0"),
     ],

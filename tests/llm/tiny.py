@@ -1,10 +1,12 @@
-"""A tiny policy with answers of several tokens, small enough to write every answer down."""
+"""A tiny policy with answers of several tokens, small enough to write every answer down; and tiny classifiers."""
 
 from __future__ import annotations
 
 import itertools
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
 from llm import finite
 from llm.policy import LoRA, Policy, TokenBatch
@@ -45,3 +47,31 @@ def conversation(policy: Policy, y: list[int], reply: list[int] | None = None):
 
 def pack(policy: Policy, conversations) -> TokenBatch:
     return TokenBatch.pack(conversations, policy.pad, policy.device)
+
+
+WORDS = ["<pad>", "<unknown>", "<end>", "[user]", "[assistant]", "A", "B", *"abcdefgh"]
+"""The vocabulary of the tiny classifiers, token by token."""
+
+
+def tiny_classifier(directory, kind=LlamaConfig, labels=1, template=True, seed=0, **settings) -> str:
+    """A random sequence classifier, saved; its weights are large, so that every token matters. Returns its path."""
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unknown>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="<unknown>")
+    if template:
+        tokenizer.chat_template = (
+            "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} <end> {% endfor %}"
+            "{% if add_generation_prompt %}[assistant] {% endif %}"
+        )
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = kind(
+        vocab_size=len(WORDS),
+        num_labels=labels,
+        initializer_range=0.5,
+        max_position_embeddings=32,
+        **{**shape, "pad_token_id": None, "eos_token_id": 2, "bos_token_id": None, **settings},
+    )
+    torch.manual_seed(seed)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
