@@ -23,7 +23,7 @@ from llm.evaluate import bootstrap, round_robin
 from llm.experience import Reward
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, RewardJudge, ask, drain
-from llm.judges.config import JudgeConfig, load_judge
+from llm.judges.config import JudgeConfig, identity, load_judge
 from llm.policy import default_device
 from llm.refine import refine
 from llm.reward import LinearReward, OwnReward, fit_reward
@@ -137,7 +137,7 @@ def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
         "algorithm": {"name": spec.name, **asdict(spec)},
         "seed": sweep.seed,
         "model": asdict(sweep.model),
-        "judge": asdict(sweep.judge),
+        "judge": identity(sweep.judge),
         "prompts": asdict(sweep.prompts),
         "train": asdict(sweep.train),
     }
@@ -215,7 +215,7 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     config = {
         "runs": {trained.title: trained.run.path.name for trained in runs},
         "model": asdict(sweep.model),
-        "judge": asdict(sweep.judge),
+        "judge": identity(sweep.judge),
         "prompts": asdict(sweep.prompts),
         "evaluation": asdict(settings),
     }

@@ -6,7 +6,7 @@ features to fit one to (``FeatureJudge``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -163,6 +163,29 @@ JudgeConfig = (
     AttributeJudgeConfig | RewardModelJudgeConfig | ClassifierJudgeConfig | LocalLMJudgeConfig | ServerJudgeConfig
 )
 """The union of all kinds; a sweep's ``judge.kind`` says which."""
+
+
+HOW_TO_ASK = (
+    "concurrency",
+    "timeout_seconds",
+    "retries",
+    "first_wait",
+    "longest_wait",
+    "failure_budget",
+    "prompt_price",
+    "completion_price",
+    "cache",
+)
+"""Settings of a server judge that do not change what it says."""
+
+
+def identity(config: JudgeConfig) -> dict[str, Any]:
+    """What the judge's answers depend on: a run is named by it, and goes on after any other setting has changed."""
+    settings = asdict(config)
+    if isinstance(config, ServerJudgeConfig):
+        for name in HOW_TO_ASK:
+            del settings[name]
+    return settings
 
 
 def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judge:
