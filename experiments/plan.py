@@ -54,6 +54,7 @@ from experiments.shapes import Shape, shape_of
 from llm.algorithms import check
 from llm.config import ModelConfig
 from llm.data import load_prompts
+from llm.judges.config import AttributeJudgeConfig
 from llm.logprobs import CHUNK_LOGITS_GPU
 from llm.policy import LoRA, Sharing
 from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
@@ -146,6 +147,11 @@ def plan(sweeps: Sequence[LanguageModelSweep]) -> list[Estimate]:
     for sweep in sweeps:
         if sweep.model.sampler == "vllm":
             raise ConfigError('--plan knows nothing of model.sampler "vllm", whose engine holds memory of its own.')
+        if not isinstance(sweep.judge, AttributeJudgeConfig):
+            raise ConfigError(
+                f"--plan knows the memory of the attribute judge, not of one of kind {sweep.judge.kind}; plan with "
+                "judge: {kind: attributes} and add the other's own."
+            )
         shape, prompt = shape_of(sweep.model.name), prompt_tokens(sweep)
         for planned in runs_of(sweep):
             check(planned.spec, planned.sweep.model.sharing, sweep.train.steps)

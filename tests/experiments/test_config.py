@@ -89,6 +89,20 @@ def test_a_bad_override_is_named(override, message):
         load_sweep(QUICKSTART, [override])
 
 
+def test_the_kind_of_judge_may_come_after_its_settings():
+    (sweep,) = load_sweep(QUICKSTART, ["judge.dtype=bfloat16", "judge.model=here", "judge.kind=reward_model"])
+    assert (sweep.judge.kind, sweep.judge.model, sweep.judge.dtype) == ("reward_model", "here", "bfloat16")
+
+
+def test_some_of_a_files_algorithms():
+    (sweep,) = load_sweep(QUICKSTART, ["algorithms=[nash_md, rloo]", "rloo.tau=0.5"])
+    assert [entry["name"] for entry in sweep.algorithms] == ["rloo", "nash_md"]
+    assert sweep.algorithms[0]["tau"] == 0.5
+    assert [len(sweep.algorithms) for sweep in load_sweep(QUICKSTART, ["algorithms=nash_md,rloo"])] == [1, 1]
+    with pytest.raises(ConfigError, match="algorithm of this sweep 'spo'"):
+        load_sweep(QUICKSTART, ["algorithms=[spo]"])
+
+
 def test_a_whole_path_wins_over_a_last_part():
     """Both the finite sweep and its model have a seed; the short key is the sweep's."""
     first, *_ = load_sweep(FINITE, ["seed=3"])

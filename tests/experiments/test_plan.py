@@ -172,7 +172,11 @@ def test_with_two_adapters_each_role_has_its_row():
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("sharing=two", "RLOO has no Follower"), ("sampler=vllm", "knows nothing of model.sampler")],
+    [
+        ("sharing=two", "RLOO has no Follower"),
+        ("sampler=vllm", "knows nothing of model.sampler"),
+        ("judge.kind=local_lm", "knows the memory of the attribute judge, not of one of kind local_lm"),
+    ],
 )
 def test_what_a_run_would_refuse_or_the_plan_does_not_know_has_no_estimate(capsys, setting, message):
     sweep = str(HERE / "sweeps" / "qwen2.5-7b.yaml")

@@ -161,3 +161,12 @@ def test_the_peak_of_memory_restarts(policy):
     if (metrics.PROC / "clear_refs").exists():
         metrics.restart_peak_memory()
         assert metrics.of_memory()["peak_memory_gib"] < low + 0.05
+
+
+def test_a_judges_totals_add_up_over_processes_and_its_means_do_not():
+    parts = [
+        {"comparisons": 2, "cost": 0.5, "order_disagreement": 0.25},
+        {"comparisons": 3, "order_disagreement": 0.75},
+    ]
+    assert metrics.of_judge(parts) == {"judge_comparisons": 5, "judge_cost": 0.5, "judge_order_disagreement": 0.5}
+    assert metrics.of_judge([{}, {}]) == {}

@@ -238,8 +238,8 @@ def speaker(tmp_path_factory):
     finite.build_model(path, ["A", "B"], seed=3)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     with torch.no_grad():
+        model.lm_head.bias[tokenizer.convert_tokens_to_ids("A")] = 2.2  # neither letter always wins
         model.lm_head.bias[tokenizer.eos_token_id] = 0.5
-        model.lm_head.weight *= 3
     model.save_pretrained(path)
     return str(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
 from llm import finite
@@ -57,6 +57,7 @@ def tiny_classifier(directory, kind=LlamaConfig, labels=1, template=True, seed=0
     """A random sequence classifier, saved; its weights are large, so that every token matters. Returns its path."""
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unknown>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 2)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="<unknown>")
     if template:
         tokenizer.chat_template = (

@@ -1,0 +1,108 @@
+"""A sweep with each kind of judge, end to end on a tiny model; and the sweeps that no judge of that kind can serve."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.run import HERE, main
+from llm import finite
+from llm.judges.config import LocalLMJudgeConfig, RewardModelJudgeConfig, load_judge
+from tests.llm.tiny import tiny_classifier
+
+QUICKSTART = str(HERE / "sweeps" / "quickstart.yaml")
+TWO = "--set=algorithms=[stackelberg_gda, nash_md]"
+REWARD = {"comparisons", "seconds_per_comparison"}
+ORDERS = REWARD | {"order_disagreement", "first_preferred"}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Arguments that make the quickstart tiny."""
+    finite.build_model(tmp_path / "policy", list("abc"), seed=0)
+    lines = [{"prompt": word, "split": split} for word in ("choose", "prompt") for split in ("train", "heldout")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    settings = {
+        "model.name": tmp_path / "policy",
+        "model.dtype": "float32",
+        "layers": "null",
+        "modules": list(finite.MODULES),
+        "prompts.source": tmp_path / "prompts.jsonl",
+        "max_new_tokens": 1,
+        "steps": 2,
+        "batch_size": 2,
+        "evaluation.prompts": 2,
+        "rounds": 2,
+        "resamples": 10,
+    }
+    return [QUICKSTART, "--out", str(tmp_path / "runs"), *(f"--set={key}={value}" for key, value in settings.items())]
+
+
+def runs(tmp_path):
+    """By algorithm, the directories of the sweep's runs."""
+    return {path.name.rpartition("-")[0]: path for path in (tmp_path / "runs" / "quickstart").glob("*-*")}
+
+
+def rows(run, name="metrics.jsonl"):
+    return [json.loads(line) for line in (run / name).read_text(encoding="utf-8").splitlines()]
+
+
+def judged(row):
+    return {key.removeprefix("judge_"): value for key, value in row.items() if key.startswith("judge_")}
+
+
+def test_a_reward_model_rewards_rloo_directly(tmp_path, tiny):
+    path = tiny_classifier(tmp_path / "judge")
+    assert main([*tiny, "--set=judge.model=" + path, "--set=judge.kind=reward_model"]) == 0
+    found = runs(tmp_path)
+    judge = load_judge(RewardModelJudgeConfig(path), "cpu")
+    samples = rows(found["rloo"], "samples.jsonl")
+    reward = judge.reward([row["prompt"] for row in samples], [row["leader"] for row in samples])
+    np.testing.assert_allclose([row["signal"] for row in samples], reward, atol=1e-5)
+    assert not (found["rloo"] / "reward.json").exists()
+    for name, compared in (("stackelberg_gda", True), ("rloo", False), ("nash_md", True)):
+        for row in rows(found[name]):
+            assert set(judged(row)) == (REWARD if compared else set())
+            assert judged(row).get("comparisons", 2) == 2
+
+
+@pytest.mark.parametrize("kind", ["classifier", "local_lm"])
+def test_judges_of_two_orders_write_their_metrics(tmp_path, tiny, kind):
+    model = "embedded" if kind == "local_lm" else tiny_classifier(tmp_path / "judge", labels=2)
+    assert main([*tiny, f"--set=judge.kind={kind}", f"--set=judge.model={model}", TWO]) == 0
+    found = runs(tmp_path)
+    assert set(found) == {"stackelberg_gda", "nash_md", "evaluation"}
+    for name in ("stackelberg_gda", "nash_md"):
+        for row in rows(found[name]):
+            answered = judged(row)
+            # where both answers are the same text in all rows, the order says nothing
+            assert set(answered) - {"letter_mass"} in (ORDERS, REWARD)
+            assert ("letter_mass" in answered) == (kind == "local_lm")
+    if kind == "local_lm":
+        (sample, *_) = rows(found["stackelberg_gda"], "samples.jsonl")
+        p = load_judge(LocalLMJudgeConfig(), "cpu").prefer([sample["prompt"]], [sample["leader"]], [sample["follower"]])
+        assert sample["signal"] == pytest.approx(p[0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["judge.kind=local_lm"], "RLOO needs a scalar reward, and a judge of kind local_lm has none"),
+        (["judge.kind=classifier", "judge.model=x"], "RLOO needs a scalar reward"),
+        (["judge.kind=reward_model"], "Field required"),
+        (["judge.model=x"], "Did you mean 'judge.kind'"),
+        (["judge.kind=local_lm", "algorithms=[nash]"], "Did you mean 'nash_md'"),
+        (["judge.kind=local_lm", "judge.template=Which?"], "must have the fields"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_training(tmp_path, capsys, more, message):
+    assert main([QUICKSTART, "--out", str(tmp_path), *(f"--set={setting}" for setting in more)]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_judge_that_is_not_there_is_one_line(tmp_path, tiny, capsys):
+    assert main([*tiny, "--set=judge.kind=reward_model", "--set=judge.model=/no/such/model"]) == 1
+    assert "error: Cannot load the model '/no/such/model'" in capsys.readouterr().err.splitlines()[-1]
