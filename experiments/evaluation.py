@@ -27,6 +27,7 @@ from llm.evaluate import compare, estimate, round_robin
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, drain
 from llm.judges.bias import length_bias, words
+from llm.judges.config import identity
 from llm.policy import Policy, default_device
 from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
@@ -132,7 +133,7 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     config = {
         "runs": {trained.title: trained.run.path.name for trained in runs},
         "model": asdict(sweep.model),
-        "judge": asdict(sweep.judge),
+        "judge": identity(sweep.judge),
         "prompts": asdict(sweep.prompts),
         "evaluation": asdict(sweep.evaluation),
     }

@@ -20,7 +20,7 @@ from llm.distributed import join
 from llm.experience import Reward
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, RewardJudge, drain
-from llm.judges.config import JudgeConfig, load_judge
+from llm.judges.config import JudgeConfig, identity, load_judge
 from llm.policy import default_device
 from llm.reward import LinearReward, OwnReward, fit_reward
 from llm.train import train
@@ -133,7 +133,7 @@ def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
         "algorithm": {"name": spec.name, **asdict(spec)},
         "seed": sweep.seed,
         "model": asdict(sweep.model),
-        "judge": asdict(sweep.judge),
+        "judge": identity(sweep.judge),
         "prompts": asdict(sweep.prompts),
         "train": asdict(sweep.train),
     }

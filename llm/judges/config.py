@@ -6,12 +6,13 @@ features to fit one to (``FeatureJudge``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from llm.judges import Judge
 from llm.judges.two_orders import check_template
-from slhf.errors import require_at_least
+from slhf.errors import InvalidParameter, MissingResource, require_at_least
 
 PAIR_TEXT = "<|source|>{prompt}<|candidate1|>{a}<|candidate2|>{b}"
 """What a pairwise classifier reads unless the config says otherwise, with PairRM's marks (arXiv 2306.02561); the
@@ -97,8 +98,94 @@ class LocalLMJudgeConfig:
         check_template(self.template)
 
 
-JudgeConfig = AttributeJudgeConfig | RewardModelJudgeConfig | ClassifierJudgeConfig | LocalLMJudgeConfig
+@dataclass(frozen=True)
+class ServerJudgeConfig:
+    """A language model behind an OpenAI-compatible server says which answer is better (see ``llm.judges.server``)."""
+
+    url: str
+    """Where its API starts, for example http://localhost:8000/v1."""
+    model: str
+    """The model's name there."""
+    kind: Literal["server"] = "server"
+    rewards: ClassVar[bool] = False
+    verdict: Literal["logprobs", "text"] = "logprobs"
+    """"logprobs": the probability of "A" against "B" as the first token. "text": the letter that it writes, alone on
+    the last line of its reply."""
+    template: str = QUESTION
+    """The question, with the fields {prompt}, {a} and {b}; the answers must be called A and B."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the API key; null for a server without one."""
+    temperature: float | None = 0.0
+    """Sampling temperature; null to leave it to the server."""
+    max_tokens: int | None = 16
+    """With verdict "text": the longest reply; null to leave it to the server."""
+    top_logprobs: int = 20
+    """With verdict "logprobs": among how many candidates for the first token to look for the two letters."""
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+    """More fields of the request, as the server documents them."""
+    concurrency: int = 8
+    """Requests at a time."""
+    timeout_seconds: float = 60.0
+    """How long to wait for an answer."""
+    retries: int = 6
+    """How often a question is asked again after a failure that may pass."""
+    first_wait: float = 1.0
+    """Seconds before the first retry; each further one waits twice as long, at most ``longest_wait``. A random half of
+    it is left out, and what the server asks for (Retry-After) comes on top."""
+    longest_wait: float = 60.0
+    """In seconds. A server that asks for more ends the run."""
+    failure_budget: int = 10
+    """How many times in the run a question may fail with all its retries and be put back to the end of the queue; one
+    more ends the run."""
+    prompt_price: float = 0.0
+    """Per million tokens, in any currency; for the metric ``judge_cost``."""
+    completion_price: float = 0.0
+    """Per million tokens."""
+    cache: str | None = None
+    """File that keeps every answer, so that none is paid for twice; null for one in the user's cache directory."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, max_tokens=1, top_logprobs=2, concurrency=1, retries=0, failure_budget=0)
+        require_at_least(self, temperature=0, prompt_price=0, completion_price=0, first_wait=0)
+        require_at_least(self, longest_wait=self.first_wait)
+        if not self.timeout_seconds > 0:
+            raise InvalidParameter(f"ServerJudgeConfig.timeout_seconds = {self.timeout_seconds}: must be positive.")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+            raise InvalidParameter(
+                "judge.url must look like http://localhost:8000/v1, without a key in it (api_key_env names the "
+                "environment variable that holds the key)."
+            )
+        check_template(self.template)
+
+
+JudgeConfig = (
+    AttributeJudgeConfig | RewardModelJudgeConfig | ClassifierJudgeConfig | LocalLMJudgeConfig | ServerJudgeConfig
+)
 """The union of all kinds; a sweep's ``judge.kind`` says which."""
+
+
+HOW_TO_ASK = (
+    "concurrency",
+    "timeout_seconds",
+    "retries",
+    "first_wait",
+    "longest_wait",
+    "failure_budget",
+    "prompt_price",
+    "completion_price",
+    "cache",
+)
+"""Settings of a server judge that do not change what it says."""
+
+
+def identity(config: JudgeConfig) -> dict[str, Any]:
+    """What the judge's answers depend on: a run is named by it, and goes on after any other setting has changed."""
+    settings = asdict(config)
+    if isinstance(config, ServerJudgeConfig):
+        for name in HOW_TO_ASK:
+            del settings[name]
+    return settings
 
 
 def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judge:
@@ -126,6 +213,12 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         from llm.judges.local_lm import LocalLMJudge
 
         return LocalLMJudge.load(config, device, remember)
+    if isinstance(config, ServerJudgeConfig):
+        try:
+            from llm.judges.server import ServerJudge
+        except ModuleNotFoundError as error:
+            raise MissingResource(f"{error}; a judge of kind server needs it: `pip install httpx2`.") from error
+        return ServerJudge(config, remember)
     from llm.judges.attributes import AttributeJudge
 
     return AttributeJudge(device, remember)

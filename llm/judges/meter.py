@@ -8,7 +8,16 @@ from contextlib import contextmanager
 
 import numpy as np
 
-COUNTS = ("comparisons", "failures", "requests", "cache_hits", "cost")
+COUNTS = (
+    "comparisons",
+    "failures",
+    "requests",
+    "retries",
+    "cache_hits",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost",
+)
 """Metrics that are totals; several processes' add up. All others are means."""
 
 

@@ -19,7 +19,9 @@ import torch
 
 from llm import checkpoint, finite
 from llm.config import ModelConfig, TrainConfig
+from llm.judges.config import ServerJudgeConfig
 from llm.judges.matrix import MatrixJudge
+from llm.judges.server import ServerJudge
 from llm.policy import LoRA, Policy
 from slhf.algorithms import Algorithm
 from slhf.runs import Run
@@ -121,3 +123,8 @@ def child(
         at_disk_event(root, place)
     run = Run.open(root, "x", {})
     loop.train(spec, MatrixJudge(GAME, LABELS), [finite.PROMPT], run, model, config, seed=1)
+
+
+def judging(config: ServerJudgeConfig, prompts: list[str], a: list[str], b: list[str]) -> None:
+    """Ask a server; it is for the caller to kill us."""
+    ServerJudge(config).prefer(prompts, a, b)
