@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from llm.judges import Judge
@@ -15,7 +16,18 @@ class AttributeJudgeConfig:
     kind: Literal["attributes"] = "attributes"
 
 
-JudgeConfig = AttributeJudgeConfig
+@dataclass(frozen=True)
+class RewardEnsembleConfig:
+    """LoRA reward heads on one base model, one for each attribute, vote (``experiments/train_reward.py`` trains them)."""
+
+    path: str
+    """Directory of a trained ensemble."""
+    kind: Literal["reward_ensemble"] = "reward_ensemble"
+    preference: Literal["share", "mean_sigmoid"] = "share"
+    """p(a > b) is the share of attributes on which a has the greater reward, or the mean of sigma(r(a) - r(b))."""
+
+
+JudgeConfig = AttributeJudgeConfig | RewardEnsembleConfig
 """The union of all kinds."""
 
 
@@ -27,6 +39,11 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         device: where a local model runs.
         remember: whether it may keep what it has read, as in an evaluation that shows the same texts again.
     """
-    from llm.judges.attributes import AttributeJudge  # heavy imports only for the judge that is used
+    # heavy imports only for the judge that is used
+    if isinstance(config, RewardEnsembleConfig):
+        from llm.judges.reward_ensemble import RewardEnsembleJudge
+
+        return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember)
+    from llm.judges.attributes import AttributeJudge
 
     return AttributeJudge(device, remember)
