@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROW_TOKENS = 384
+ROW_TOKENS = 256
 """A row takes up no further text when it would become longer than this."""
 
 

@@ -32,6 +32,8 @@ from slhf.runs import derive_seed, write_directory
 
 FILE = "ensemble.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+SIMILAR = 0.75
+"""A batch takes no tree smaller than this share of its largest: padding costs as much as text."""
 Message = Mapping[str, str]
 """{"role": ..., "content": ...}"""
 
@@ -172,17 +174,26 @@ class RewardHeads:
             out[:, batch.numbers] = self.read(batch).cpu()
         return out
 
-    def read(self, batch: TreeBatch) -> Tensor:
-        """r_k of each text of the batch, in the order of ``batch.numbers``, float32, (K, M), differentiable."""
+    @torch.no_grad()
+    def trunk(self, batch: TreeBatch) -> Tensor | None:
+        """What the layers below the first adapted one make of the batch, (N, T, width); None if all are adapted."""
+        settings = _settings(batch, self.decoder.dtype)
+        return read_lower(self.decoder, batch.ids, self.first, **settings) if self.first else None
+
+    def read(self, batch: TreeBatch, trunk: Tensor | None = None) -> Tensor:
+        """r_k of each text of the batch, in the order of ``batch.numbers``, float32, (K, M), differentiable.
+
+        ``trunk`` is what :meth:`trunk` returned for this batch, if it is known.
+        """
+        trunk = self.trunk(batch) if trunk is None else trunk
         count, settings = len(self.attributes), _settings(batch, self.decoder.dtype)
         ends = torch.zeros_like(batch.ids, dtype=torch.bool)
         ends[batch.rows, batch.ends] = True
         many = {key: _copies(x, count) for key, x in settings.items()}
         ids = _copies(batch.ids, count)
         with _only_at(_copies(ends, count), self.decoder.layers[-1]):
-            if self.first:
-                lower = read_lower(self.decoder, batch.ids, self.first, **settings)
-                hidden = read_upper(self.decoder, ids, _copies(lower, count), self.first, **many)
+            if trunk is not None:
+                hidden = read_upper(self.decoder, ids, _copies(trunk, count), self.first, **many)
             else:
                 hidden = self.decoder(input_ids=ids, use_cache=False, **many).last_hidden_state
         last = hidden.view(count, *batch.ids.shape, -1)[:, batch.rows, batch.ends].float()
@@ -245,7 +256,8 @@ def batches(trees: Sequence[Tree], budget: int) -> Iterator[list[Tree]]:
     """Trees of similar size together, at most ``budget`` tokens with padding, or a single tree."""
     part: list[Tree] = []
     for tree in sorted(trees, key=lambda tree: -len(tree.tokens)):
-        if part and len(part[0].tokens) * (len(part) + 1) > budget:
+        largest = len(part[0].tokens) if part else 0
+        if part and (largest * (len(part) + 1) > budget or len(tree.tokens) < SIMILAR * largest):
             yield part
             part = []
         part.append(tree)

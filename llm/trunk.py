@@ -29,7 +29,10 @@ def frozen_layers(decoder: Any) -> int:
 
 @torch.no_grad()
 def read_lower(decoder: Any, ids: Tensor, count: int, **settings: Tensor) -> Tensor:
-    """What the first ``count`` layers make of right-padded ``ids`` (B, T): (B, T, d). ``settings`` go to the decoder."""
+    """What the first ``count`` layers make of right-padded ``ids`` (B, T): (B, T, d).
+
+    ``settings`` are handed to the decoder, here and in :func:`read_upper`.
+    """
     found: list[Tensor] = []
     hook = decoder.layers[count - 1].register_forward_hook(lambda _module, _args, output: found.append(output))
     try:

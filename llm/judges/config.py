@@ -18,7 +18,7 @@ class AttributeJudgeConfig:
 
 @dataclass(frozen=True)
 class RewardEnsembleConfig:
-    """LoRA reward heads on one base model, one for each attribute, vote (``experiments/train_reward.py`` trains them)."""
+    """LoRA reward heads on one base model vote, one for each attribute; ``experiments/train_reward.py`` trains them."""
 
     path: str
     """Directory of a trained ensemble."""
