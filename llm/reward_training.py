@@ -63,13 +63,13 @@ class RewardTrainConfig:
             raise InvalidParameter("RewardTrainConfig: learning_rate and max_grad_norm must be positive.")
 
 
-SMALL = RewardTrainConfig(LoRA(rank=16, alpha=32.0, layers=4), learning_rate=1e-3, epochs=4, batch_size=16)
+SMALL = RewardTrainConfig(LoRA(rank=16, alpha=32.0, layers=4), learning_rate=1e-3, epochs=4, batch_size=8)
 """For the embedded model on a CPU: only the last layers are adapted, so that the heads share most of the work."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A conversation, the distinct answers to it, and (attribute, chosen, rejected), numbers of attribute and answers."""
+    """A conversation, its distinct answers, and triples (attribute, chosen, rejected) of their numbers."""
 
     conversation: tuple[Message, ...]
     answers: tuple[str, ...]
