@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
@@ -205,7 +206,11 @@ class RewardHeads:
         path = folder / "adapter_model.safetensors"
         if not path.is_file():
             raise ConfigError(f"The reward ensemble lacks {path}; train it again.")
-        saved, ours = load_file(path), self._by_peft_name()
+        ours = self._by_peft_name()
+        try:
+            saved = load_file(path)
+        except SafetensorError as error:
+            raise ConfigError(f"{path} cannot be read: {error}. Train the ensemble again.") from error
         if {n: x.shape for n, x in saved.items()} != {n: x.shape[1:] for n, x in ours.items()}:
             raise ConfigError(f"{path} does not fit {self.base!r} with {self.lora}; was another base model used?")
         for name, x in ours.items():
