@@ -45,7 +45,7 @@ from llm.reward_heads import RewardHeads, batches
 
 HERE = Path(__file__).parent
 OURS, BATCHED, SINGLE = "ours", "batched", "one at a time"
-SHAPES = {"last 4 layers": 4, "last 10 layers": 10, "all 30 layers": None}
+SHAPES = {"last 2 layers": 2, "last 10 layers": 10, "all 30 layers": None}
 
 
 def ensemble(directory: Path, heads: int, layers: int | None, dtype: str) -> RewardEnsembleJudge:

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))
 
 from experiments import process  # noqa: E402
-from llm import embedded  # noqa: E402
+from llm import checkpoint, embedded  # noqa: E402
 from llm.config import ModelConfig, load_policy  # noqa: E402
 from llm.data import Comparison, PreferenceConfig, load_preferences, load_prompts  # noqa: E402
 from llm.generation import TransformersGenerator  # noqa: E402
@@ -39,7 +39,7 @@ from llm.reward_training import (  # noqa: E402
 )
 from slhf import figures  # noqa: E402
 from slhf.errors import ConfigError, InvalidData, SLHFError  # noqa: E402
-from slhf.runs import Run, content_hash, derive_seed, write_atomically, write_json  # noqa: E402
+from slhf.runs import Run, content_hash, derive_seed, remove_directory, write_atomically, write_json  # noqa: E402
 
 SPLITS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 ANSWERS = ModelConfig(lora=None, dtype="float32")
@@ -72,7 +72,7 @@ class Command:
     data: Annotated[str, tyro.conf.arg(metavar="embedded|helpsteer2|FILE|...")] = "embedded"
     """What to learn from: "embedded", a local file, or anything else that llm.data reads (a preset, a hub id)."""
     model: Annotated[str, tyro.conf.arg(metavar="embedded|DIRECTORY|HUB-ID")] = "embedded"
-    """The base model. For "embedded" the settings below default to small ones for a CPU (rank 16 on the last 4 layers,
+    """The base model. For "embedded" the settings below default to small ones for a CPU (rank 16 on the last 2 layers,
     learning rate 1e-3, 4 epochs), for any other to the paper's (rank 32 on all layers, 1e-4, 5 epochs)."""
     out: Path = Path("runs/rewards")
     """Where the run directory goes."""
@@ -167,6 +167,8 @@ def run(command: Command) -> str:
             draw(this.path / "calibration.png", rows)
             write_atomically(this.path / "report.md", report(command, config, result, this.path))
             this.finish(result)
+            for leftover in checkpoint.find_all(this.path):
+                remove_directory(leftover)
     return f"\n{table(this.result())}\n\nReport: {this.path / 'report.md'}"
 
 

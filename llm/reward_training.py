@@ -63,7 +63,7 @@ class RewardTrainConfig:
             raise InvalidParameter("RewardTrainConfig: learning_rate and max_grad_norm must be positive.")
 
 
-SMALL = RewardTrainConfig(LoRA(rank=16, alpha=32.0, layers=4), learning_rate=1e-3, epochs=4, batch_size=8)
+SMALL = RewardTrainConfig(LoRA(rank=16, alpha=32.0, layers=2), learning_rate=1e-3, epochs=4, batch_size=8)
 """For the embedded model on a CPU: only the last layers are adapted, so that the heads share most of the work."""
 
 

@@ -139,13 +139,13 @@ def test_heads_learn_what_they_are_taught_and_it_is_reported(base, tmp_path):
     heads, run = trained(
         base, tmp_path, comparisons(300, seed=0), RewardTrainConfig(LORA, 2e-2, epochs=4, batch_size=8)
     )
-    rows, left_out = hold_out(heads, gather(comparisons(40, seed=1)), resamples=200, seed=0)
+    rows, left_out = hold_out(heads, gather(comparisons(150, seed=1)), resamples=200, seed=0)
     assert [row.attribute for row in rows] == ["likes_a", "likes_b"]
     assert left_out == 0
     for row in rows:
-        assert 0.8 < row.low <= row.accuracy <= row.high
+        assert 0.75 < row.low <= row.accuracy <= row.high
         assert row.log_loss < 0.5
-        assert row.by_length < 0.85
+        assert row.by_length < 0.8
         assert sum(b["n"] for b in row.bins) == row.comparisons
     logged = run.metrics()
     assert logged[-1]["accuracy_likes_a"] > logged[0]["accuracy_likes_a"]
