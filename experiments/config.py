@@ -20,18 +20,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm.algorithms import IMPLEMENTATIONS
 from llm.config import ModelConfig, TrainConfig
+from llm.data import PromptConfig
 from llm.judges.config import AttributeJudgeConfig, JudgeConfig
 from llm.policy import Sharing
 from slhf.algorithms import Algorithm, StackelbergGDA
 from slhf.errors import ConfigError, require_at_least
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """Where prompts come from."""
-
-    source: str = "embedded"
-    """"embedded", or a JSONL file with fields "prompt" and "split" ("train" or "heldout")."""
 
 
 @dataclass(frozen=True)

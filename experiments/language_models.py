@@ -148,7 +148,7 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
     if not processes.agree(run.finished):
         with run.lock() if processes.first else nullcontext():
             start = time.perf_counter()
-            prompts = load_prompts(sweep.prompts.source, "train")
+            prompts = load_prompts(sweep.prompts, "train")
             reward = None
             if isinstance(spec, RLOO):
                 reward = processes.in_turn(lambda: base_reward(sweep, workplace, run, prompts))
@@ -264,7 +264,7 @@ def mean_features(judge: Judge, prompts: list[str], players: dict[str, list[str]
 
 def held_out_prompts(sweep: LanguageModelSweep) -> list[str]:
     """The first so many held-out prompts, as the sweep says."""
-    prompts, count = load_prompts(sweep.prompts.source, "heldout"), sweep.evaluation.prompts
+    prompts, count = load_prompts(sweep.prompts, "heldout"), sweep.evaluation.prompts
     if len(prompts) < count:
         raise ConfigError(f"evaluation.prompts = {count}, but only {len(prompts)} prompts are held out.")
     return prompts[:count]

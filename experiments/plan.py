@@ -155,7 +155,7 @@ def plan(sweeps: Sequence[LanguageModelSweep]) -> list[Estimate]:
 
 def prompt_tokens(sweep: LanguageModelSweep) -> int:
     """P: the longest training prompt in characters over ``CHARACTERS_PER_TOKEN``, with its template."""
-    longest = max(map(len, load_prompts(sweep.prompts.source, "train")))
+    longest = max(map(len, load_prompts(sweep.prompts, "train")))
     return math.ceil(longest / CHARACTERS_PER_TOKEN) + TURN_TOKENS
 
 

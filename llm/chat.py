@@ -63,6 +63,10 @@ class Chat:
         """The answer as text, without special tokens and outer white space."""
         return self.tokenizer.decode(answer, skip_special_tokens=True).strip()
 
+    def given(self, answer: str) -> list[int]:
+        """Ids of an answer that was not sampled here, with the end of sequence."""
+        return [*self._encode(answer), self.eos]
+
     def _follower_turn(self) -> list[int]:
         """The ids that follow any answer, the end-of-sequence token first; none if the template rewrites turns."""
         x, y = "prompt", "answer"

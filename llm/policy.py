@@ -189,6 +189,17 @@ class Policy:
         torch.manual_seed(seed)  # peft draws a new adapter from the global generator
         return cls(_with_adapters(base, lora, adapter, start_from, sharing), tokenizer, temperature, sharing)
 
+    @classmethod
+    def untrained(cls, name: str, temperature: float, dtype: str, device: str) -> Policy:
+        """The model ``name`` as it is, without an adapter, to be sampled and not trained; policy = reference.
+
+        Raises:
+            MissingResource: the model is neither here nor to be had from the hub.
+        """
+        path = str(embedded.model_path()) if name == "embedded" else name
+        base = _load(AutoModelForCausalLM, path, dtype=getattr(torch, dtype)).to(device).requires_grad_(False)
+        return cls(base, _load(AutoTokenizer, path), temperature, frozen=base)
+
     @property
     def full(self) -> bool:
         """Whether all weights are trained, without adapters."""

@@ -1,4 +1,4 @@
-"""Inference-time refinement with a language model: the Leader answers, then the Follower improves, again and again."""
+"""Inference-time refinement with language models: the Leader answers, then the Follower improves, again and again."""
 
 from __future__ import annotations
 
@@ -7,30 +7,64 @@ from collections.abc import Sequence
 from llm.chat import Role
 from llm.generation import Generator
 from llm.policy import Policy
+from slhf.errors import InvalidData
 from slhf.refinement import refine as refinement
 from slhf.runs import derive_seed
 
+Round = tuple[int, list[str], list[list[int]]]
+"""Its number from 1, and each prompt's answer as text and as the Follower's token ids."""
+
 
 def refine(
-    policy: Policy, generator: Generator, prompts: Sequence[str], rounds: int, max_new_tokens: int, seed: int
+    policy: Policy,
+    generator: Generator,
+    prompts: Sequence[str],
+    rounds: int,
+    max_new_tokens: int,
+    seed: int,
+    *,
+    follower: tuple[Policy, Generator] | None = None,
+    first: Sequence[str] | None = None,
+    first_row: int = 0,
 ) -> list[list[str]]:
     """The answers of each round, ``rounds`` lists of ``len(prompts)`` texts.
 
-    Round 1 is the Leader's; round i the Follower's reply to round i - 1, of which it sees nothing earlier.
+    Round 1 is the Leader's; round i the Follower's reply to round i - 1, of which it sees nothing earlier. A model
+    that improves on its own answers sees the very tokens it sampled, another one reads them as text.
+
+    Args:
+        policy: the Leader, and the Follower unless ``follower`` says otherwise.
+        generator: samples ``policy``.
+        prompts: what is answered.
+        rounds: at least 1.
+        max_new_tokens: longest answer of a round.
+        seed: of all draws.
+        follower: another policy that plays the Follower, and its generator.
+        first: the answers of round 1; the Leader is then not asked.
+        first_row: of these prompts among all; row i draws from a stream of its own, whatever the batches are.
+
+    Raises:
+        InvalidData: there is not one answer in ``first`` for each prompt.
     """
-    chat = policy.chat
-    openings = [chat.prompt(x) for x in prompts]
+    replier, replies = follower or (policy, generator)
+    if first is not None and len(first) != len(prompts):
+        raise InvalidData(f"There are {len(first)} first answers for {len(prompts)} prompts.")
 
-    def leader() -> tuple[int, list[list[int]]]:
-        return 1, draw(openings, 1, "leader")
+    def leader() -> Round:
+        if first is not None:
+            return 1, list(first), [replier.chat.given(y) for y in first]
+        ids = draw(generator, [policy.chat.prompt(x) for x in prompts], 1, "leader")
+        texts = [policy.chat.text(y) for y in ids]
+        return 1, texts, ids if replier is policy else [replier.chat.given(y) for y in texts]
 
-    def follower(last: tuple[int, list[list[int]]]) -> tuple[int, list[list[int]]]:
-        done, answers = last
-        contexts = [chat.follower_prompt(x, y) for x, y in zip(prompts, answers, strict=True)]
-        return done + 1, draw(contexts, done + 1, "follower")
+    def improve(last: Round) -> Round:
+        done, _, answers = last
+        contexts = [replier.chat.follower_prompt(x, y) for x, y in zip(prompts, answers, strict=True)]
+        ids = draw(replies, contexts, done + 1, "follower")
+        return done + 1, [replier.chat.text(y) for y in ids], ids
 
-    def draw(contexts: Sequence[Sequence[int]], number: int, role: Role) -> list[list[int]]:
-        samples = generator.open(contexts).sample(max_new_tokens, derive_seed(seed, "refine", number), role)
-        return [sample.ids for sample in samples]
+    def draw(source: Generator, contexts: Sequence[Sequence[int]], number: int, role: Role) -> list[list[int]]:
+        address = derive_seed(seed, "refine", number)
+        return [sample.ids for sample in source.open(contexts).sample(max_new_tokens, address, role, first_row)]
 
-    return [[chat.text(y) for y in answers] for _, answers in refinement(leader, follower, rounds)]
+    return [texts for _, texts, _ in refinement(leader, improve, rounds)]

@@ -1,14 +1,20 @@
-"""Prompts and preferences: the set written for this project, local files, and data sets of the hub."""
+"""Prompts and preferences: the set written for this project, local files, and data sets of the hub.
 
-from llm.data.preferences import Comparison, Message, PreferenceConfig, load_preferences
-from llm.data.prompts import EMBEDDED, SPLITS, batch_at, load_prompts
+``sources`` reads tables, ``conversations`` the forms in which data sets write them, ``selection`` splits, filters,
+orders and counts, and ``prompts`` and ``preferences`` are what is asked for.
+"""
+
+from llm.data.preferences import Comparison, PreferenceConfig, load_preferences
+from llm.data.prompts import PromptConfig, batch_at, load_prompts
+from llm.data.sources import PRESETS, Message, Split
 
 __all__ = [
-    "EMBEDDED",
-    "SPLITS",
+    "PRESETS",
     "Comparison",
     "Message",
     "PreferenceConfig",
+    "PromptConfig",
+    "Split",
     "batch_at",
     "load_preferences",
     "load_prompts",

@@ -1,19 +1,63 @@
+"""Prompts and preferences from real files, made to the schemas of the hub's data sets."""
+
+import gzip
 import json
+import logging
 from collections import Counter
 
+import datasets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llm.data import EMBEDDED, batch_at, load_prompts
-from slhf.errors import InvalidData
+from llm.data import Comparison, PreferenceConfig, PromptConfig, batch_at, load_preferences, load_prompts
+from llm.data import sources as sources_module
+from llm.data.prompts import EMBEDDED
+from llm.data.selection import DataConfig, Tally, select
+from slhf.errors import InvalidData, InvalidParameter, MissingResource
+
+QUESTIONS = [f"Question {i}?" for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def _no_network_and_a_cache_of_our_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("llm.data.selection._REPORTED", set())
+
+
+def jsonl(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def both(config):
+    """The training and the held-out part."""
+    load = load_prompts if isinstance(config, PromptConfig) else load_preferences
+    return load(config, "train"), load(config, "heldout")
+
+
+def all_of(config, attribute="preference"):
+    train, heldout = both(config)
+    return train[attribute] + heldout[attribute]
 
 
 def test_the_embedded_prompts():
     train, heldout = load_prompts("embedded", "train"), load_prompts("embedded", "heldout")
-    assert len(train) + len(heldout) >= 200
+    rows = [json.loads(line) for line in EMBEDDED.read_text().splitlines()]
+    assert train == [row["prompt"] for row in rows if row["split"] == "train"]
+    assert heldout == [row["prompt"] for row in rows if row["split"] == "heldout"]
+    assert len(rows) == len(set(train + heldout)) >= 200
     assert len(heldout) >= 64
-    assert len(set(train + heldout)) == len(train) + len(heldout)
-    topics = Counter(json.loads(line)["topic"] for line in EMBEDDED.read_text().splitlines())
-    assert len(topics) >= 10
+    assert len(Counter(row["topic"] for row in rows)) >= 10
 
 
 def test_an_epoch_sees_every_prompt_once_and_epochs_differ():
@@ -25,28 +69,362 @@ def test_an_epoch_sees_every_prompt_once_and_epochs_differ():
     assert batch_at(prompts, 4, 0, seed=1) != seen[:4]
 
 
+# --- prompts
+
+
+def test_prompts_of_a_file_keep_its_split_whatever_its_format(tmp_path):
+    rows = [{"prompt": f"Say {i}, please", "split": "heldout" if i % 3 == 0 else "train"} for i in range(12)]
+    data = datasets.Dataset.from_list(rows)
+    data.to_parquet(tmp_path / "a.parquet")
+    data.to_csv(tmp_path / "a.csv")
+    paths = [jsonl(tmp_path / "a.jsonl", rows), str(tmp_path / "a.parquet"), str(tmp_path / "a.csv")]
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    results = [both(PromptConfig(path)) for path in [*paths, str(tmp_path / "b.jsonl.gz")]]
+    assert all(result == results[0] for result in results)
+    assert sorted(results[0][1]) == sorted(row["prompt"] for row in rows if row["split"] == "heldout")
+    assert len(results[0][0]) == 8
+
+
+def test_a_csv_may_hold_words_that_look_like_something_else(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,split\nNA,train\n12,train\nx,heldout\n")
+    assert sorted(load_prompts(str(path), "train")) == ["12", "NA"]
+
+
+def test_prompts_of_conversations_are_single_turns_and_what_is_left_out_is_said(tmp_path, caplog):
+    rows = [
+        {"messages": [user("one")], "split": "train"},
+        {"messages": [user("hi"), assistant("hello"), user("and?")], "split": "train"},
+        {"messages": [{"role": "system", "content": "be kind"}, user("x")], "split": "train"},
+        {"messages": [user("one")], "split": "train"},
+        {"messages": [user(" ")], "split": "train"},
+        {"messages": [user("leaks")], "split": "train"},
+        {"messages": [user("leaks")], "split": "heldout"},
+        {"messages": [user("much too long")], "split": "heldout"},
+    ]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    with caplog.at_level(logging.WARNING):
+        assert both(PromptConfig(path, max_characters=8)) == (["one"], ["leaks"])
+    (record,) = caplog.records  # once, though two splits were loaded
+    assert "8 rows" in record.getMessage()
+    for part in (
+        f"2 of more than the user's single turn (first: {path}, line 2)",
+        f"1 repeating a prompt (first: {path}, line 4)",
+        f"1 with an empty prompt (first: {path}, line 5)",
+        "1 of more than 8 characters",
+        "1 for training whose prompt is also held out",
+        "used: 1 train, 1 heldout",
+    ):
+        assert part in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("not json", "line 2: not JSON"),
-        ('{"split": "train"}', 'line 2: needs a non-empty string field "prompt"'),
-        ('{"prompt": " ", "split": "train"}', 'line 2: needs a non-empty string field "prompt"'),
-        ('{"prompt": "x"}', 'line 2: needs a non-empty string field "split"'),
-        ('{"prompt": "x", "split": "test"}', "line 2: \"split\" is 'test'"),
-        ("[1]", 'line 2: needs a non-empty string field "prompt"'),
+        ("not json", "line 3: not JSON"),
+        ('{"split": "train"}', 'line 3: "prompt" must be a text, not None'),
+        ('{"prompt": 3, "split": "train"}', 'line 3: "prompt" must be a text, not 3'),
+        ('{"prompt": ["x"], "split": "train"}', 'line 3: "prompt" must be a text, not'),
+        ('{"prompt": "x"}', 'line 3: "split" must be a text, not None'),
+        ('{"prompt": "x", "split": "dev"}', "line 3: \"split\" is 'dev'; it must be one of"),
+        ("[1]", "line 3: not a JSON object, but \\[1\\]"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "x", "split": "train"}\n' + line + "\n")
+    path = jsonl(tmp_path / "prompts.jsonl", [{"prompt": "x", "split": "train"}, "", line])
     with pytest.raises(InvalidData, match=message):
-        load_prompts(str(path), "train")
+        load_prompts(path, "train")
 
 
-def test_a_missing_file_and_an_empty_split(tmp_path):
-    with pytest.raises(InvalidData, match="no prompt file"):
-        load_prompts(str(tmp_path / "none.jsonl"), "train")
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "x", "split": "train"}\n')
-    with pytest.raises(InvalidData, match="no prompt of the split 'heldout'"):
-        load_prompts(str(path), "heldout")
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [user("x"), assistant("y")]}, 'line 2: "messages" must end with the user\'s turn'),
+        ({"messages": []}, 'line 2: "messages" must end with the user\'s turn'),
+        ({"messages": [{"role": "user"}]}, 'line 2: "messages" must be a list of messages'),
+        ({"messages": [{"role": "user", "content": 3}]}, 'line 2: "messages" must be a list of messages'),
+        ({"messages": "x"}, 'line 2: "messages" must be a list of messages'),
+        ({}, 'line 2: "messages" must be a list of messages'),
+    ],
+)
+def test_a_bad_conversation_is_named(tmp_path, row, message):
+    path = jsonl(tmp_path / "prompts.jsonl", [{"messages": [user("x")]}, row])
+    with pytest.raises(InvalidData, match=message):
+        load_prompts(path, "train")
+
+
+def test_files_that_cannot_be_used_say_why(tmp_path):
+    def refused(name, content, message):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InvalidData, match=message):
+            load_prompts(str(path), "train")
+
+    refused("none.jsonl", None, "There is no file")
+    refused("empty.jsonl", b"", "empty.jsonl is empty")
+    refused("blank.jsonl", b"\n\n", "blank.jsonl is empty")
+    refused("a.txt", b"x", "suffix must be one of .jsonl, .parquet, .csv")
+    refused("list.jsonl", b'[{"prompt": "x"}]\n', "line 1: not a JSON object")
+    refused("latin.jsonl", b'{"prompt": "\xff"}\n', "latin.jsonl is not UTF-8")
+    refused("half.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-9], "not a whole .gz file")
+    refused("bad.parquet", b"xxx", "bad.parquet cannot be read as .parquet")
+    refused("bad.csv", b"prompt,split\nx,train,more\ny,train\n", "more fields than the header|cannot be read")
+    refused("columns.jsonl", b'{"text": "x"}\n', 'needs a column "prompt".*its columns are text')
+    refused("side.jsonl", b'{"prompt": "x", "split": "heldout"}\n', "no prompt of the split 'train'")
+
+
+def test_a_name_that_is_nothing_and_a_hub_out_of_reach(tmp_path):
+    with pytest.raises(InvalidData, match="Did you mean 'helpsteer2'"):
+        load_prompts("helpsteer", "train")
+    with pytest.raises(InvalidData, match="Presets are helpsteer2, ultrafeedback, tulu3, hh"):
+        load_prompts("xyz", "train")
+    with pytest.raises(MissingResource, match=r"'helpsteer2'.*local file.*load_dataset\('nvidia/HelpSteer2', data_dir"):
+        load_prompts("helpsteer2", "train")
+
+
+@pytest.mark.parametrize("wrong", [{"heldout_share": 0.0}, {"heldout_share": 1.0}, {"limit": 0}, {"max_characters": 0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(InvalidParameter, match=next(iter(wrong))):
+        PromptConfig(**wrong)
+
+
+# --- splits and order
+
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4)
+
+
+@given(st.lists(TEXTS, max_size=30), st.randoms(use_true_random=False), st.floats(0.05, 0.95))
+def test_the_split_depends_on_the_prompt_alone(prompts, random, share):
+    """Not on the order of the rows, their number or their neighbours; and no prompt is on both sides."""
+
+    def split(rows):
+        config, tally = DataConfig("x", heldout_share=share), Tally("x")
+        return select([(None, row) for row in rows], prompt=str, length=len, config=config, tally=tally)
+
+    found = split(prompts)
+    shuffled = list(prompts)
+    random.shuffle(shuffled)
+    assert split(shuffled) == found
+    assert not set(found["train"]) & set(found["heldout"])
+    assert sorted(found["train"] + found["heldout"]) == sorted(prompts)
+    for side, rows in split(prompts[: len(prompts) // 2]).items():
+        assert set(rows) <= set(found[side])
+
+
+def test_the_share_that_is_held_out_is_the_one_asked_for(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": f"number {i}"} for i in range(2000)])
+    for share in (0.05, 0.2):
+        train, heldout = both(PromptConfig(path, heldout_share=share))
+        assert len(train) + len(heldout) == 2000
+        assert abs(len(heldout) / 2000 - share) < 0.02
+
+
+def test_a_limit_takes_a_sample_that_grows(tmp_path):
+    """Of a file sorted by topic the first rows would be one topic; and a larger limit adds to a smaller one."""
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": f"{'cooking' if i < 500 else 'law'} {i}"} for i in range(1000)])
+    small, large = (load_prompts(PromptConfig(path, limit=n), "train") for n in (50, 100))
+    assert large[:50] == small
+    assert 10 < sum(text.startswith("law") for text in small) < 40
+
+
+# --- preferences
+
+
+def hh(question, answer, before=""):
+    return f"{before}\n\nHuman: {question}\n\nAssistant: {answer}"
+
+
+def test_transcripts_of_hh(tmp_path):
+    """Of the form of Anthropic/hh-rlhf: whole dialogues that differ in the last answer."""
+    rows = [{"chosen": hh(q, "Yes."), "rejected": hh(q, "No.")} for q in QUESTIONS]
+    earlier = hh("First?", "One.\n\nTwo.")
+    rows.append({"chosen": hh("Second?", "A", earlier), "rejected": hh("Second?", "B", earlier)})
+    found = all_of(PreferenceConfig(jsonl(tmp_path / "train.jsonl", rows)))
+    assert len(found) == 41
+    assert Comparison((user("Question 7?"),), "Yes.", "No.") in found
+    assert Comparison((user("First?"), assistant("One.\n\nTwo."), user("Second?")), "A", "B") in found
+
+
+def test_the_same_preferences_as_texts_messages_and_beginnings(tmp_path):
+    """{prompt, chosen, rejected} as texts, as messages (whole, or the answers alone), or as pieces of a transcript."""
+    forms = [
+        [{"prompt": q, "chosen": "good", "rejected": "bad"} for q in QUESTIONS],
+        [
+            {"prompt": q, "chosen": [user(q), assistant("good")], "rejected": [user(q), assistant("bad")]}
+            for q in QUESTIONS
+        ],
+        [{"prompt": [user(q)], "chosen": [assistant("good")], "rejected": [assistant("bad")]} for q in QUESTIONS],
+        [{"prompt": f"\n\nHuman: {q}\n\nAssistant:", "chosen": " good", "rejected": " bad"} for q in QUESTIONS],
+    ]
+    results = [both(PreferenceConfig(jsonl(tmp_path / f"{i}.jsonl", rows))) for i, rows in enumerate(forms)]
+    assert all(result == results[0] for result in results)
+    assert results[0][0]["preference"][0].chosen == "good"
+    prompts = [both(PromptConfig(str(tmp_path / f"{i}.jsonl"))) for i in range(len(forms))]
+    assert all(result == prompts[0] for result in prompts)
+    assert [[c.conversation[0]["content"] for c in part["preference"]] for part in results[0]] == list(prompts[0])
+
+
+def test_ultrafeedback_from_a_repository_with_its_splits(tmp_path):
+    """HuggingFaceH4/ultrafeedback_binarized: splits *_prefs beside others, whole conversations, scores that may tie."""
+    folder = tmp_path / "repository"
+    (folder / "data").mkdir(parents=True)
+    names = ("train_prefs", "train_sft", "test_prefs", "test_sft", "train_gen", "test_gen")
+    for name in names:
+        rows = [
+            {
+                "prompt": f"{name} {i}",
+                "prompt_id": str(i),
+                "chosen": [user(f"{name} {i}"), assistant("good")],
+                "rejected": [user(f"{name} {i}"), assistant("bad")],
+                "messages": [user(f"{name} {i}"), assistant("good")],
+                "score_chosen": 8.0,
+                "score_rejected": 8.0 if i == 3 else 5.5,
+            }
+            for i in range(6)
+        ]
+        datasets.Dataset.from_list(rows).to_parquet(folder / "data" / f"{name}-00000-of-00001.parquet")
+    files = "".join(f"  - split: {name}\n    path: data/{name}-*\n" for name in names)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n")
+    train, heldout = both(PreferenceConfig(str(folder)))
+    assert {c.conversation[0]["content"] for c in train["preference"]} == {f"train_prefs {i}" for i in (0, 1, 2, 4, 5)}
+    assert len(heldout["preference"]) == 5
+    assert sorted(load_prompts(str(folder), "heldout")) == [f"test_prefs {i}" for i in range(6)]
+
+
+def test_tulu_has_one_split_which_is_divided_by_prompt(tmp_path):
+    """allenai/llama-3.1-tulu-3-8b-preference-mixture: several comparisons of a prompt stay together."""
+    rows = [
+        {
+            "id": f"{i}-{j}",
+            "prompt": q,
+            "chosen": [user(q), assistant(f"good {j}")],
+            "rejected": [user(q), assistant("bad")],
+            "source": "ai2-adapt-dev/x",
+        }
+        for i, q in enumerate(QUESTIONS)
+        for j in range(3)
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train-00000.parquet")
+    train, heldout = both(PreferenceConfig(str(tmp_path / "train-00000.parquet"), heldout_share=0.3))
+    openings = [{c.conversation[0]["content"] for c in part["preference"]} for part in (train, heldout)]
+    assert not openings[0] & openings[1]
+    assert len(train["preference"]) + len(heldout["preference"]) == 120
+    assert len(openings[1]) >= 2
+
+
+def rated(prompt, response, helpfulness, correctness, coherence, complexity, verbosity):
+    names = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    ratings = (helpfulness, correctness, coherence, complexity, verbosity)
+    return {"prompt": prompt, "response": response, **dict(zip(names, ratings, strict=True))}
+
+
+def test_helpsteer2_by_the_papers_recipe(tmp_path):
+    """nvidia/HelpSteer2/disagreements: ratings by annotator; mean, then the lower deviation, then two turned round."""
+    rows = [
+        #              mean decides  deviation     nothing        more complex   equally verbose, surer
+        rated("q", "a", [4, 4, 3], [2, 2, 2], [3, 3, 4], [3, 3, 3], [2, 2, 2]),
+        rated("q", "b", [3, 3], [1, 2, 3], [4, 3, 3], [2, 2, 3], [1, 2, 3]),
+    ]
+    path = jsonl(tmp_path / "disagreements.jsonl", [{**row, "split": "train"} for row in rows])
+    found = load_preferences(PreferenceConfig(path), "train")
+    winners = {name: [c.chosen for c in comparisons] for name, comparisons in found.items()}
+    assert winners == {
+        "helpfulness": ["a"],
+        "correctness": ["a"],
+        "coherence": [],
+        "complexity": ["b"],
+        "verbosity": ["b"],
+    }
+    coin = load_preferences(PreferenceConfig(path, ties="coin"), "train")["coherence"]
+    assert len(coin) == 1
+    assert coin == load_preferences(PreferenceConfig(path, ties="coin"), "train")["coherence"]
+
+
+def test_the_coin_is_fair_and_does_not_favour_the_first_response(tmp_path):
+    same = ([2, 2],) * 5
+    rows = [rated(f"q{i}", name, *same) for i in range(300) for name in ("first", "second")]
+    found = all_of(PreferenceConfig(jsonl(tmp_path / "a.jsonl", rows), ties="coin"), "coherence")
+    assert len(found) == 300
+    assert 120 < sum(c.chosen == "first" for c in found) < 180
+
+
+def test_helpsteer2_with_several_turns_rounded_ratings_and_a_lonely_response(tmp_path, caplog):
+    prompt = "Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nWhy?"
+    rows = [
+        rated("alone", "x", 1, 1, 1, 1, 1),
+        rated(prompt, "a", 4, 3, 3, 2, 2),
+        rated(prompt, "b", 3, 4, 3, 2, 1),
+        rated("single", "c", 4, 3, 3, 2, 2),
+        rated("single", "d", 3, 4, 3, 2, 1),
+    ]
+    path = jsonl(tmp_path / "validation.jsonl", [{**row, "split": "train"} for row in rows])
+    found = load_preferences(PreferenceConfig(path), "train")
+    conversation = (user("Hi"), assistant("Hello."), user("Why?"))
+    assert Comparison(conversation, "a", "b") in found["helpfulness"]
+    assert Comparison(conversation, "b", "a") in found["correctness"]
+    assert len(found["verbosity"]) == 2
+    assert "1 without a second response (first: " in caplog.text
+    assert "line 1)" in caplog.text
+    assert "2 tied in coherence" in caplog.text
+    assert sorted(load_prompts(path, "train")) == ["alone", "single"]
+
+
+def test_what_is_no_comparison_is_left_out_and_said(tmp_path, caplog):
+    rows = [
+        {"chosen": hh("q", "a"), "rejected": hh("q", "b")},
+        {"chosen": hh("q", "a"), "rejected": hh("q", "a")},
+        {"chosen": hh("q", "a"), "rejected": hh("q", " ")},
+        {"chosen": hh("q", "a"), "rejected": hh("other", "b")},
+        {"chosen": "\n\nHuman: q", "rejected": hh("q", "b")},
+        {"chosen": hh("q", "a" * 50), "rejected": hh("q", "b")},
+    ]
+    path = jsonl(tmp_path / "a.jsonl", [{**row, "split": "train"} for row in rows])
+    found = load_preferences(PreferenceConfig(path, max_characters=50), "train")["preference"]
+    assert found == [Comparison((user("q"),), "a", "b")]
+    for part in ("answers are the same (first", "line 2)", "empty answer", "differ before", "do not end", "than 50"):
+        assert part in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chosen": "hello", "rejected": hh("q", "b")}, 'line 2: "chosen" is not a transcript'),
+        ({"chosen": hh("q", "a")}, 'line 2: "rejected" must be a text, not None'),
+        ({"chosen": hh("q", "a"), "rejected": 3}, 'line 2: "rejected" must be a text, not 3'),
+    ],
+)
+def test_a_bad_preference_is_named(tmp_path, row, message):
+    path = jsonl(tmp_path / "a.jsonl", [{"chosen": hh("q", "a"), "rejected": hh("q", "b")}, row])
+    with pytest.raises(InvalidData, match=message):
+        load_preferences(PreferenceConfig(path), "train")
+
+
+@pytest.mark.parametrize("value", [None, [], [1, None], "good"])
+def test_a_bad_rating_is_named(tmp_path, value):
+    rows = [rated("q", "a", *[[1, 2]] * 5), {**rated("q", "b", *[[1, 2]] * 5), "coherence": value}]
+    with pytest.raises(InvalidData, match='line 2: "coherence" must be a rating'):
+        load_preferences(PreferenceConfig(jsonl(tmp_path / "a.jsonl", rows)), "train")
+
+
+def test_columns_that_are_missing_and_a_rule_for_ties_that_is_unknown(tmp_path):
+    with pytest.raises(InvalidData, match=r'needs columns "chosen" and "rejected".*its columns are prompt'):
+        load_preferences(PreferenceConfig(jsonl(tmp_path / "a.jsonl", [{"prompt": "x"}])), "train")
+    with pytest.raises(InvalidParameter, match="ties"):
+        PreferenceConfig("x", ties="half")
+
+
+def test_a_repository_without_a_known_split(tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: odd\n    path: a.jsonl\n---\n"
+    )
+    jsonl(folder / "a.jsonl", [{"prompt": "x"}])
+    with pytest.raises(InvalidData, match="has the splits odd"):
+        load_prompts(str(folder), "train")
+
+
+def test_every_preset_is_an_id_on_the_hub():
+    assert set(sources_module.PRESETS) == {"helpsteer2", "ultrafeedback", "tulu3", "hh"}
+    assert all(len(source.split("/")) >= 2 for source in sources_module.PRESETS.values())
