@@ -40,7 +40,8 @@ def transcripts(path, count):
 
 def test_a_file_in_the_format_of_hh_works_from_one_command(base, tmp_path, capsys):
     data = transcripts(tmp_path / "mine.jsonl", 150)
-    command = ["--data", str(data), "--model", base, "--out", str(tmp_path / "out"), *FAST, "--heldout-share", "0.3"]
+    command = ["--data", str(data), "--model", base, "--out", str(tmp_path / "out"), *FAST]
+    command += ["--heldout-share", "0.3", "--batch-size", "4", "--epochs", "4"]
     assert main(command) == 0
     first = capsys.readouterr().out
     (run,) = (tmp_path / "out").iterdir()
@@ -70,7 +71,7 @@ def test_a_file_in_the_format_of_hh_works_from_one_command(base, tmp_path, capsy
         (None, "mine.jsonl"),
         ("", "mine.jsonl"),
         ("\n\n", "mine.jsonl"),
-        ('{"chosen": 1}\n', "1"),
+        ('{"chosen": 1, "rejected": "x"}\n', '"chosen"'),
         ("not json\n", "line 1"),
         ('{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b"}\n', "rejected"),
         ('{"chosen": "hello", "rejected": "you"}\n', "1"),
@@ -95,7 +96,7 @@ def failed(command, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nowhere/at-all"], "nowhere/at-all"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--layers", "99"], "99"),
         (["--rank", "0"], "rank"),
         (["--epochs", "0"], "epochs"),
