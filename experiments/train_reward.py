@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 import tyro
+from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
@@ -42,8 +43,9 @@ from slhf.errors import ConfigError, InvalidData, SLHFError  # noqa: E402
 from slhf.runs import Run, content_hash, derive_seed, remove_directory, write_atomically, write_json  # noqa: E402
 
 SPLITS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
-ANSWERS = ModelConfig(lora=None, dtype="float32")
-BATCH = 128
+ANSWERS = 4
+"""Answers to each embedded prompt, unless the command says otherwise."""
+BATCH = 32
 """Prompts whose answers are sampled together."""
 RESAMPLES = 10_000
 """Bootstrap resamples of the held-out conversations."""
@@ -94,10 +96,10 @@ class Command:
     """Of the base model's weights."""
     prompts: int | None = None
     """With --data embedded: how many prompts of each split to use; by default all."""
-    answers: int = 4
-    """With --data embedded: answers sampled for each prompt; all pairs of them are compared."""
-    heldout_share: float = 0.1
-    """With a file that has no split of its own: the share of the conversations that is held out."""
+    answers: int | None = None
+    """With --data embedded: answers sampled for each prompt, by default 4; all pairs of them are compared."""
+    heldout_share: float | None = None
+    """With data that have no split of their own: the share of the conversations that is held out, by default 0.1."""
     limit: int | None = None
     """With other data than embedded: how many comparisons of each split to use; by default all."""
 
@@ -109,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     process.prepare()
     try:
         embedded.refuse_foreign_llm()
+        check_options(command)
         print(run(command))
     except SLHFError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -126,9 +129,9 @@ def run(command: Command) -> str:
     """Train and measure unless that is done; returns what to print."""
     config, device = settings(command), default_device()
     if command.data == "embedded":
-        preferences, source = None, {"prompts": command.prompts, "answers": command.answers}
+        preferences, source = None, {"prompts": command.prompts, "answers": command.answers or ANSWERS}
     else:
-        asked = PreferenceConfig(command.data, heldout_share=command.heldout_share, limit=command.limit)
+        asked = PreferenceConfig(command.data, heldout_share=command.heldout_share or 0.1, limit=command.limit)
         preferences = [load_preferences(asked, split) for split in SPLITS]
         source = {
             **asdict(asked),
@@ -172,6 +175,23 @@ def run(command: Command) -> str:
     return f"\n{table(this.result())}\n\nReport: {this.path / 'report.md'}"
 
 
+def check_options(command: Command) -> None:
+    """Refuse options out of range and such as would change nothing.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    offline, elsewhere = ("prompts", "answers"), ("heldout_share", "limit")
+    idle = [key for key in (elsewhere if command.data == "embedded" else offline) if getattr(command, key) is not None]
+    if idle:
+        only = "not" if command.data == "embedded" else "only"
+        raise ConfigError(f"--{', --'.join(key.replace('_', '-') for key in idle)}: {only} with --data embedded.")
+    if (command.answers is not None and command.answers < 2) or (command.prompts is not None and command.prompts < 1):
+        raise ConfigError("--answers is at least 2 and --prompts at least 1: it takes two answers to compare.")
+    if command.heldout_share is not None and not 0 < command.heldout_share < 1:
+        raise ConfigError(f"--heldout-share {command.heldout_share}: must lie between 0 and 1.")
+
+
 def settings(command: Command) -> RewardTrainConfig:
     """The recipe that belongs to the model, with what the command changes.
 
@@ -185,8 +205,6 @@ def settings(command: Command) -> RewardTrainConfig:
         lora = replace(lora, rank=command.rank, alpha=2.0 * command.rank)
     if command.layers is not None:
         lora = replace(lora, layers=command.layers or None)
-    if command.answers < 2 or (command.prompts is not None and command.prompts < 1):
-        raise ConfigError("--answers is at least 2 and --prompts at least 1: it takes two answers to compare.")
     return replace(config, lora=lora, **{key: value for key, value in own.items() if value is not None})
 
 
@@ -199,10 +217,9 @@ def embedded_preferences(
     """
     path = this.path / f"answers-{split}.json"
     if not path.exists():
-        prompts = load_prompts("embedded", split)[: command.prompts]
-        texts = sample(prompts, command.answers, derive_seed(command.seed, "reward answers", split), device)
-        scores = AttributeJudge(device).features([x for x in prompts for _ in range(command.answers)], texts)
-        n = command.answers
+        prompts, n = load_prompts("embedded", split)[: command.prompts], command.answers or ANSWERS
+        texts = sample(prompts, n, derive_seed(command.seed, "reward answers", split), device)
+        scores = AttributeJudge(device).features([x for x in prompts for _ in range(n)], texts)
         rows = [
             {"prompt": x, "answers": texts[i * n : (i + 1) * n], "attributes": scores[i * n : (i + 1) * n].tolist()}
             for i, x in enumerate(prompts)
@@ -228,12 +245,13 @@ def compare(prompt: str, answers: dict[str, list[float]], found: dict[str, list[
 
 def sample(prompts: Sequence[str], answers: int, seed: int, device: str) -> list[str]:
     """``answers`` answers of the embedded model to each prompt, one prompt after the other."""
-    policy = load_policy(replace(ANSWERS, lora=ModelConfig().lora, dtype="bfloat16"), None, 0, device)
+    model = ModelConfig()
+    policy = load_policy(model, None, 0, device)
     texts: list[str] = []
-    for start in range(0, len(prompts), BATCH):
+    for start in tqdm(range(0, len(prompts), BATCH), desc="sampling answers", unit="batch"):
         session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in prompts[start : start + BATCH]])
         session.repeat(answers)
-        drawn = session.sample(ANSWERS.max_new_tokens, seed, first_row=start * answers)
+        drawn = session.sample(model.max_new_tokens, seed, first_row=start * answers)
         texts += [policy.chat.text(y.ids) for y in drawn]
     return texts
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,11 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from llm import embedded
+from llm.data import Message
 from llm.policy import LoRA
 from llm.prefix_tree import Tree, TreeBatch, plant
 from llm.trunk import read_lower, read_upper
@@ -35,8 +37,6 @@ FILE = "ensemble.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SIMILAR = 0.75
 """A batch takes no tree smaller than this share of its largest: padding costs as much as text."""
-Message = Mapping[str, str]
-"""{"role": ..., "content": ...}"""
 
 
 class RewardHeads:
@@ -167,10 +167,14 @@ class RewardHeads:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     @torch.no_grad()
-    def rewards(self, texts: Sequence[Sequence[int]], budget: int) -> Tensor:
-        """r_k of each text, float32, shape (K, M), reading at most ``budget`` tokens at a time, padding included."""
+    def rewards(self, texts: Sequence[Sequence[int]], budget: int, progress: str | None = None) -> Tensor:
+        """r_k of each text, float32, shape (K, M), reading at most ``budget`` tokens at a time, padding included.
+
+        ``progress`` is the title of a progress bar; None for no bar.
+        """
         out = torch.empty(len(self.attributes), len(texts))
-        for part in batches(plant(texts), budget):
+        parts = list(batches(plant(texts), budget))
+        for part in tqdm(parts, desc=progress, unit="batch", disable=progress is None):
             batch = TreeBatch.pack(part, self.pad, self.device)
             out[:, batch.numbers] = self.read(batch).cpu()
         return out

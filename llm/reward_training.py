@@ -308,7 +308,8 @@ def hold_out(heads: RewardHeads, judged: Sequence[Judged], resamples: int, seed:
     texts = [(item.conversation, answer) for item in judged for answer in item.answers]
     used = sorted(set(chain.from_iterable(triples[:, 1:].tolist())))
     rewards = np.full((len(heads.attributes), len(texts)), np.nan)
-    rewards[:, used] = heads.rewards([heads.encode(*texts[i]) for i in used], READ_TOKENS).double().numpy()
+    read = heads.rewards([heads.encode(*texts[i]) for i in used], READ_TOKENS, progress="held out")
+    rewards[:, used] = read.double().numpy()
     words = np.array([len(answer.split()) for _, answer in texts])
     found = []
     for k, attribute in enumerate(heads.attributes):

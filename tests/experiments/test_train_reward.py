@@ -101,8 +101,10 @@ def failed(command, message, capsys):
         (["--rank", "0"], "rank"),
         (["--epochs", "0"], "epochs"),
         (["--learning-rate", "-1"], "learning_rate"),
-        (["--answers", "1"], "--answers"),
-        (["--heldout-share", "0"], "heldout_share"),
+        (["--answers", "3"], "--answers: only with --data embedded"),
+        (["--data", "embedded", "--limit", "5"], "--limit: not with"),
+        (["--data", "embedded", "--answers", "1"], "at least 2"),
+        (["--heldout-share", "0"], "--heldout-share"),
     ],
 )
 def test_bad_options_are_one_line_and_a_status(base, tmp_path, capsys, arguments, message):
