@@ -22,7 +22,7 @@ def test_ratios_are_medians_over_rounds(ours, shown):
         "flop": 10.0,
         "flop_one_at_a_time": 50.0,
     }
-    settings = {"heads": 5, "pairs": 3, "words": 10, "threads": 1, "rounds": rounds}
+    settings = {"heads": 5, "pairs": 3, "words": 10, "threads": 1, "clock": "cpu", "rounds": rounds}
     machine = {"device": "any", "torch": "2", "transformers": "5", "peft": "0"}
     text = report({"settings": settings, "machine": machine, "results": [("some", row)]})
     assert shown in text
