@@ -28,19 +28,22 @@ def frozen_layers(decoder: Any) -> int:
 
 
 @torch.no_grad()
-def read_lower(decoder: Any, ids: Tensor, count: int) -> Tensor:
-    """What the first ``count`` layers make of right-padded ``ids`` (B, T): (B, T, d)."""
+def read_lower(decoder: Any, ids: Tensor, count: int, **settings: Tensor) -> Tensor:
+    """What the first ``count`` layers make of right-padded ``ids`` (B, T): (B, T, d).
+
+    ``settings`` are handed to the decoder, here and in :func:`read_upper`.
+    """
     found: list[Tensor] = []
     hook = decoder.layers[count - 1].register_forward_hook(lambda _module, _args, output: found.append(output))
     try:
         with _only(decoder, slice(0, count)):
-            decoder(input_ids=ids, use_cache=False)
+            decoder(input_ids=ids, use_cache=False, **settings)
     finally:
         hook.remove()
     return found[0]
 
 
-def read_upper(decoder: Any, ids: Tensor, lower: Tensor, count: int) -> Tensor:
+def read_upper(decoder: Any, ids: Tensor, lower: Tensor, count: int, **settings: Tensor) -> Tensor:
     """The decoder's last hidden states (B, T, d), given what :func:`read_lower` found.
 
     The last of the lower layers stands in for all of them and returns that. (Were it a hook that hands it to the layer
@@ -50,7 +53,7 @@ def read_upper(decoder: Any, ids: Tensor, lower: Tensor, count: int) -> Tensor:
     last.forward = lambda *_args, **_settings: lower
     try:
         with _only(decoder, slice(count - 1, None)):
-            return decoder(input_ids=ids, use_cache=False).last_hidden_state
+            return decoder(input_ids=ids, use_cache=False, **settings).last_hidden_state
     finally:
         del last.forward
 

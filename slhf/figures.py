@@ -273,3 +273,23 @@ def _ticks(axis: Any, labels: Sequence[str], rotation: float) -> None:
     turned = rotation if max(map(len, labels)) > 3 or len(labels) > MOST_NUMBERS else 0
     ends: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if turned else {}  # names end at their tick
     axis.set_ticks(range(0, len(labels), step), labels[::step], rotation=turned, **ends)
+
+
+@mpl.rc_context(STYLE)
+def reliability(axes: Axes, bins: Sequence[Mapping[str, float]], xlabel: str, ylabel: str, title: str = "") -> None:
+    """Predicted probability against observed frequency, with intervals; on the diagonal they agree.
+
+    Args:
+        axes: where to draw.
+        bins: each with ``predicted``, ``observed``, ``low``, ``high`` and ``n``; a marker's area grows with n.
+        xlabel: what is predicted.
+        ylabel: what is observed.
+        title: of the panel.
+    """
+    x, y, low, high, n = (np.array([row[key] for row in bins]) for key in ("predicted", "observed", "low", "high", "n"))
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    spread = np.maximum(0, [y - low, high - y])
+    axes.errorbar(x, y, yerr=spread, color=PALETTE[0], linewidth=1.2, elinewidth=0.8, capsize=2)
+    axes.scatter(x, y, s=6 + 60 * n / n.max(), color=PALETTE[0], zorder=3)
+    least = min(0.5, float(np.floor(10 * min(low)) / 10))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(0.48, 1.02), ylim=(least, 1.02))

@@ -7,6 +7,7 @@ features to fit one to (``FeatureJudge``).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -37,6 +38,18 @@ class AttributeJudgeConfig:
 
     kind: Literal["attributes"] = "attributes"
     rewards: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class RewardEnsembleJudgeConfig:
+    """LoRA reward heads on one base model vote, one for each attribute; ``experiments/train_reward.py`` trains them."""
+
+    path: str
+    """Directory of a trained ensemble."""
+    kind: Literal["reward_ensemble"] = "reward_ensemble"
+    rewards: ClassVar[bool] = True
+    preference: Literal["share", "mean_sigmoid"] = "share"
+    """p(a > b) is the share of attributes on which a has the greater reward, or the mean of sigma(r(a) - r(b))."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,12 @@ class ServerJudgeConfig:
 
 
 JudgeConfig = (
-    AttributeJudgeConfig | RewardModelJudgeConfig | ClassifierJudgeConfig | LocalLMJudgeConfig | ServerJudgeConfig
+    AttributeJudgeConfig
+    | RewardEnsembleJudgeConfig
+    | RewardModelJudgeConfig
+    | ClassifierJudgeConfig
+    | LocalLMJudgeConfig
+    | ServerJudgeConfig
 )
 """The union of all kinds; a sweep's ``judge.kind`` says which."""
 
@@ -219,6 +237,10 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         except ModuleNotFoundError as error:
             raise MissingResource(f"{error}; a judge of kind server needs it: `pip install httpx2`.") from error
         return ServerJudge(config, remember)
+    if isinstance(config, RewardEnsembleJudgeConfig):
+        from llm.judges.reward_ensemble import RewardEnsembleJudge
+
+        return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember)
     from llm.judges.attributes import AttributeJudge
 
     return AttributeJudge(device, remember)
