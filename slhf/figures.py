@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,14 @@ def save(figure: Figure, path: Path) -> None:
 
 
 @mpl.rc_context(STYLE)
+def png(figure: Figure) -> bytes:
+    """A figure as the contents of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+@mpl.rc_context(STYLE)
 def curves(axes: Axes, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "") -> None:
     """One line per series, name -> (x, y), each a sequence of numbers; legend and axis labels included."""
     for i, (name, (x, y)) in enumerate(series.items()):
@@ -93,6 +102,82 @@ def intervals(
     ticks = sorted({float(value) for x, *_ in series.values() for value in x})
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=ticks)
     axes.legend()
+
+
+@mpl.rc_context(STYLE)
+def forest(axes: Axes, series: Mapping[str, tuple[Any, Any, Any]], labels: Sequence[str], xlabel: str) -> None:
+    """Means with intervals, one line per label and on it one mark per series, name -> (mean, low, high); from above.
+
+    A dotted line marks 1/2, indifference. NaN leaves a mark out.
+    """
+    for i, (name, (mean, low, high)) in enumerate(series.items()):
+        place = np.arange(len(labels)) + 0.26 * (i - (len(series) - 1) / 2)
+        bars = np.abs(np.array([low, high], dtype=float) - np.asarray(mean, dtype=float))
+        mark: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.errorbar(mean, place, xerr=bars, label=name, linestyle="none", markersize=4, capsize=2, **mark)
+    axes.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(labels)), [wrapped(label) for label in labels])
+    axes.set(xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
+    axes.grid(False, axis="y")
+    if len(series) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
+
+
+Panels = Mapping[str, Mapping[str, Mapping[str, tuple[Any, Any]]]]
+"""Row -> column -> series -> (x, y)."""
+
+
+@mpl.rc_context(STYLE)
+def small_multiples(panels: Panels, xlabel: str, shared: bool = True, width: float = 7, height: float = 0.95) -> Figure:
+    """A grid of small panels: each row a name at the left, each column a quantity with its unit above.
+
+    A series has the same colour in all panels and one legend for all. Curves of many points are drawn pale, with
+    their running mean over a tenth of them on top.
+
+    Args:
+        panels: what to draw; a row may lack columns.
+        xlabel: of all.
+        shared: whether the panels of a column have the same y-axis.
+        width: of the figure, in inches.
+        height: of a row, in inches.
+    """
+    columns = list(dict.fromkeys(column for row in panels.values() for column in row))
+    names = list(dict.fromkeys(name for row in panels.values() for cell in row.values() for name in cell))
+    figure = Figure(figsize=(width, 0.7 + height * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), len(columns), squeeze=False, sharex=True, sharey="col" if shared else False)
+    lines = {}
+    for axes, (title, row) in zip(grid, panels.items(), strict=True):
+        for ax, column in zip(axes, columns, strict=True):
+            ax.tick_params(labelsize=6.5)
+            ax.set_visible(column in row)
+            for name, (x, y) in row.get(column, {}).items():
+                lines[name] = _noisy(ax, x, y, names.index(name))
+        axes[0].set_ylabel(wrapped(title, 16), rotation=0, ha="right", va="center")
+        axes[0].set_visible(True)
+    for ax, column in zip(grid[0], columns, strict=True):
+        ax.set_title(wrapped(column, 22), fontsize=7.5)
+    figure.supxlabel(xlabel, fontsize=8)
+    if len(lines) > 1:
+        figure.legend(lines.values(), lines.keys(), loc="outside upper right", ncols=len(lines))
+    return figure
+
+
+def _noisy(axes: Axes, x: Any, y: Any, number: int) -> Any:
+    """One curve in the ``number``-th colour; returns the line for the legend."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    style: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "linewidth": 1.2}
+    window = len(x) // 10
+    if window < 2:
+        few: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "markersize": 2.5}
+        return axes.plot(x, y, **style, **few)[0]
+    axes.plot(x, y, alpha=0.3, **style | {"linewidth": 0.8})
+    smooth = np.convolve(y, np.full(window, 1 / window), mode="valid")
+    return axes.plot(x[window - 1 :], smooth, linestyle=("-", "--")[number % 2], **style)[0]
+
+
+def wrapped(label: str, width: int = 24) -> str:
+    """A long name on several lines."""
+    return textwrap.fill(label, width)
 
 
 @mpl.rc_context(STYLE)
