@@ -1,10 +1,10 @@
-"""The figures everyone draws, on given axes, in colours that the colour-blind tell apart (Okabe & Ito 2008)."""
+"""The figures everyone draws, most on given axes, in colours that the colour-blind tell apart (Okabe & Ito 2008)."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ def intervals(
         )
     ticks = sorted({float(value) for x, *_ in series.values() for value in x})
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=ticks)
-    axes.legend()
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(series) > 3 else {}
+    axes.legend(**beside)
 
 
 @mpl.rc_context(STYLE)
@@ -128,7 +129,9 @@ Panels = Mapping[str, Mapping[str, Mapping[str, tuple[Any, Any]]]]
 
 
 @mpl.rc_context(STYLE)
-def small_multiples(panels: Panels, xlabel: str, shared: bool = True, width: float = 7, height: float = 0.95) -> Figure:
+def small_multiples(
+    panels: Panels, xlabel: str, series: Sequence[str] = (), free: Collection[str] = (), width: float = 7
+) -> Figure:
     """A grid of small panels: each row a name at the left, each column a quantity with its unit above.
 
     A series has the same colour in all panels and one legend for all. Curves of many points are drawn pale, with
@@ -137,28 +140,51 @@ def small_multiples(panels: Panels, xlabel: str, shared: bool = True, width: flo
     Args:
         panels: what to draw; a row may lack columns.
         xlabel: of all.
-        shared: whether the panels of a column have the same y-axis.
+        series: names that get the first colours, in this order, so that they keep them from figure to figure.
+        free: columns whose panels have a y-axis of their own; those of all others share one.
         width: of the figure, in inches.
-        height: of a row, in inches.
     """
     columns = list(dict.fromkeys(column for row in panels.values() for column in row))
-    names = list(dict.fromkeys(name for row in panels.values() for cell in row.values() for name in cell))
-    figure = Figure(figsize=(width, 0.7 + height * len(panels)), layout="constrained")
-    grid = figure.subplots(len(panels), len(columns), squeeze=False, sharex=True, sharey="col" if shared else False)
+    names = list(dict.fromkeys([*series, *(name for row in panels.values() for cell in row.values() for name in cell)]))
+    figure = Figure(figsize=(width, 0.8 + 0.9 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), len(columns), squeeze=False, sharex=True)
     lines = {}
     for axes, (title, row) in zip(grid, panels.items(), strict=True):
         for ax, column in zip(axes, columns, strict=True):
             ax.tick_params(labelsize=6.5)
-            ax.set_visible(column in row)
             for name, (x, y) in row.get(column, {}).items():
                 lines[name] = _noisy(ax, x, y, names.index(name))
         axes[0].set_ylabel(wrapped(title, 16), rotation=0, ha="right", va="center")
-        axes[0].set_visible(True)
-    for ax, column in zip(grid[0], columns, strict=True):
-        ax.set_title(wrapped(column, 22), fontsize=7.5)
+    for column, of_column in zip(columns, grid.T, strict=True):
+        of_column[0].set_title(wrapped(column, 22), fontsize=7.5)
+        if column not in free:
+            limits = np.array([ax.get_ylim() for ax in of_column if ax.lines])
+            for ax in of_column:
+                ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     figure.supxlabel(xlabel, fontsize=8)
     if len(lines) > 1:
-        figure.legend(lines.values(), lines.keys(), loc="outside upper right", ncols=len(lines))
+        shown = [name for name in names if name in lines]
+        figure.legend([lines[name] for name in shown], shown, loc="outside upper right", ncols=len(lines))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def interval_panels(
+    panels: Mapping[str, Mapping[str, tuple[Any, Any, Any, Any]]], xlabel: str, ylabel: str, across: int = 3
+) -> Figure:
+    """:func:`intervals` for each name side by side, on the same axes and with one legend; 1/2 is dotted."""
+    across = min(across, len(panels))
+    figure, grid = new_figure(across, -(-len(panels) // across), width=max(2.3, 4.6 / across), height=2.2)
+    used, unused = grid.flat[: len(panels)], grid.flat[len(panels) :]
+    for ax, (title, series) in zip(used, panels.items(), strict=True):
+        intervals(ax, series, xlabel, ylabel, wrapped(title))
+        ax.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        ax.get_legend().remove()
+        ax.sharey(used[0])
+    for ax in unused:
+        ax.set_visible(False)
+    marks, names = used[0].get_legend_handles_labels()
+    figure.legend(marks, names, loc="outside upper center", ncols=len(names))
     return figure
 
 
@@ -264,7 +290,7 @@ def verdict_table(
         spine.set_visible(False)
 
 
-MOST_NUMBERS = 12
+MOST_NUMBERS = 14
 """Heat maps of more rows or columns are drawn without numbers, with a colour bar."""
 
 
@@ -316,5 +342,8 @@ MOST_TICKS = 30
 def _ticks(axis: Any, labels: Sequence[str], rotation: float) -> None:
     step = -(-len(labels) // MOST_TICKS)
     turned = rotation if max(map(len, labels)) > 3 or len(labels) > MOST_NUMBERS else 0
-    ends: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if turned else {}  # names end at their tick
+    if turned and any("\n" in label for label in labels):
+        turned = 90  # slanted lines of several names would cross
+    # names end at their tick
+    ends: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if 0 < turned < 90 else {}
     axis.set_ticks(range(0, len(labels), step), labels[::step], rotation=turned, **ends)

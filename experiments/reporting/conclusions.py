@@ -8,8 +8,10 @@ from typing import Any
 from experiments.reporting.record import SweepRecord
 from experiments.reporting.render import Bullets, Section, Text
 from experiments.reporting.results import BASE, against_base, pairs_of, side, with_interval
-from experiments.reporting.training import completeness, health_changes, started
+from experiments.reporting.training import HEALTH, change_text, completeness, health_changes, started, text_of
 
+MOST_PAIRS = 6
+"""More are counted, not named; the table of win rates names them."""
 WORDS = {
     "above": "Preferred to the base model, the whole interval above .5",
     "around": "Not told apart from the base model, the interval holds .5",
@@ -27,7 +29,18 @@ def conclusions(sweep: SweepRecord) -> Section:
         f"({', '.join(seeds)}). The judge of these numbers is the judge of training."
     )
     opening = [] if sweep.finished else [Text("Unfinished. " + completeness(sweep))]
-    return Section("What this shows", [*opening, Bullets(items), Text(caveat)])
+    return Section("What this shows", [Text(in_short(sweep)), *opening, *([Bullets(items)] if items else []), Text(caveat)])
+
+
+def in_short(sweep: SweepRecord) -> str:
+    """Model, judge and algorithms in a sentence."""
+    configs = [run.config for run in sweep.runs if run.manifest]
+    parts = [
+        f"{what} {', '.join(sorted({text_of(config.get(key)) for config in configs}))}"
+        for what, key in (("model", "model.name"), ("judge", "judge.kind"), ("algorithms", "name"))
+    ]
+    held_out = f"; {len(sweep.evaluation['prompts'])} held-out prompts" if sweep.evaluation else ""
+    return f"{len(sweep.runs)} runs: {'; '.join(parts)}{held_out}."
 
 
 def of_evaluation(evaluation: Mapping[str, Any]) -> list[str]:
@@ -78,10 +91,11 @@ def among_trained(evaluation: Mapping[str, Any]) -> list[str]:
     pairs = len(last) * (len(last) - 1) // 2
     if pairs == 0:
         return []
-    found = "; ".join(f"{r['row']} over {r['column']} {with_interval(r)}" for r in better)
+    few = 0 < len(better) <= MOST_PAIRS
+    found = ": " + "; ".join(f"{r['row']} over {r['column']} {with_interval(r)}" for r in better) if few else ""
     return [
         f"Among the {len(last)} trained policies (the Follower's answer where there is one), {len(better)} of "
-        f"{pairs} pairs have an interval that leaves out .5{': ' + found if found else ''}. With equal policies about "
+        f"{pairs} pairs have an interval that leaves out .5{found}. With equal policies about "
         f"one in twenty would by chance."
     ]
 
@@ -119,14 +133,12 @@ def cycles(found: Mapping[str, Any] | None) -> list[str]:
 
 
 def of_health(sweep: SweepRecord) -> list[str]:
-    """The largest fall of the base model's log-likelihood, and of the share of answers that end."""
+    """What moved most over training, of what says whether answers are still those of a language model."""
     changes = {f"{title} {role.capitalize()}": values for title, role, values in health_changes(started(sweep))}
     if not changes:
         return []
-    likelihood = min(changes, key=lambda name: changes[name][0][1] - changes[name][0][0])
-    (first, last), *_ = changes[likelihood]
-    text = f"Base log-likelihood per token moved most downwards for {likelihood}: {first:.2f} → {last:.2f} nats"
-    if last >= first:
-        text = "Base log-likelihood per token, from the first tenth of the steps to the last, fell for no run"
-    ended = min(changes, key=lambda name: changes[name][3][1])
-    return [f"{text}. At the end the smallest share of answers that end by themselves is {changes[ended][3][1]:.2f} ({ended})."]
+    sentences = []
+    for i, name in enumerate(HEALTH.values()):
+        most = max(changes, key=lambda who: abs(changes[who][i][1] - changes[who][i][0]))
+        sentences.append(f"{name} {change_text(*changes[most][i])} ({most})")
+    return ["The largest changes from the first tenth of the steps to the last: " + "; ".join(sentences) + "."]

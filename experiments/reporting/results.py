@@ -34,11 +34,18 @@ def side(row: Mapping[str, Any]) -> str:
 
 
 def pivot(cells: Mapping[tuple[str, str], str], corner: str, caption: str = "") -> Table:
-    """(row, column) -> text as a table, in order of first appearance; a dash where there is none."""
-    rows = list(dict.fromkeys(row for row, _ in cells))
-    columns = list(dict.fromkeys([*rows, *(column for _, column in cells)]))
-    columns = [column for column in columns if any((row, column) in cells for row in rows)]
+    """(row, column) -> text as a table, in order of first appearance; a dash where there is none.
+
+    Where all columns are rows too, they have the order of the rows.
+    """
+    rows, columns = ordered(cells)
     return Table([corner, *columns], [[row, *(cells.get((row, c), "–") for c in columns)] for row in rows], caption)
+
+
+def ordered(pairs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Rows and columns of a table of (row, column), as :func:`pivot` orders them."""
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    return rows, [name for name in rows if name in columns] if set(columns) <= set(rows) else columns
 
 
 def win_rate_table(rates: Rows) -> Table:
@@ -53,8 +60,7 @@ def against_base(rows: Rows) -> dict[str, Mapping[str, Any]]:
 
 def heat_map(rows: Rows, row: str, column: str, ylabel: str, xlabel: str) -> Figure:
     """Means with, where there is room, intervals; otherwise a frame where the interval leaves out 1/2."""
-    names = list(dict.fromkeys(r[row] for r in rows))
-    across = [name for name in dict.fromkeys([*names, *(r[column] for r in rows)]) if any(r[column] == name for r in rows)]
+    names, across = ordered((r[row], r[column]) for r in rows)
     values = np.full((len(names), len(across)), np.nan)
     notes = [[""] * len(across) for _ in names]
     clear = np.zeros(values.shape, dtype=bool)
@@ -103,7 +109,7 @@ def win_rates(evaluation: Mapping[str, Any]) -> Section:
             win_rate_table(rates),
             Picture(
                 "win_rates",
-                heat_map(rates, "row", "column", "preferred", "to"),
+                heat_map(rates, "row", "column", "preference for", "over"),
                 "Share of held-out prompts on which the row is preferred to the column; orange above one half.",
             ),
         ],
@@ -176,7 +182,7 @@ def refinement(evaluation: Mapping[str, Any]) -> Section:
             "Each round's answers against the base model's first answers. Round 1 is the Leader's; the Follower then "
             "improves on the previous round."
         ),
-        pivot({(r["policy"], f"round {r['round']}"): with_interval(r) for r in rounds}, ""),
+        by_number(rounds, "policy", "round", ""),
         Picture("refinement", figure, "Preference over the base's first answers, by round, with 95 % intervals."),
     ]
     if evaluation.get("parity"):
@@ -186,26 +192,29 @@ def refinement(evaluation: Mapping[str, Any]) -> Section:
 
 def parity(rows: Rows) -> list[Text | Table | Picture]:
     """Refinement beside best of n and resampling, each with the same number of generations."""
-    policies = list(dict.fromkeys(r["policy"] for r in rows))
-    across = min(3, len(policies))
-    down = -(-len(policies) // across)
-    figure, axes = figures.new_figure(columns=across, rows=down, width=max(2.4, 4.6 / across), height=2.3)
-    for ax, policy in zip(axes.flat, policies, strict=False):
-        own = [r for r in rows if r["policy"] == policy]
-        figures.intervals(ax, curves(own, "method", "generations"), "answers generated", "preferred to the base", policy)
-        ax.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    for ax in list(axes.flat)[len(policies) :]:
-        ax.set_visible(False)
-    cells = {(f"{r['policy']}, {r['method']}", str(r["generations"])): with_interval(r) for r in rows}
+    panels = {
+        policy: curves([r for r in rows if r["policy"] == policy], "method", "generations")
+        for policy in dict.fromkeys(r["policy"] for r in rows)
+    }
+    figure = figures.interval_panels(panels, "answers generated", "preferred to the base")
+    named = [{**r, "name": f"{r['policy']}, {r['method']}"} for r in rows]
     return [
         Text(
             "At compute parity: the last answer of so many rounds of refinement, the best of as many first answers, "
             "and one of them at random, each against the base's first answers. Best of n is chosen by the judge that "
             "then says how good the choice is, so it is optimistic."
         ),
-        pivot(cells, "answers generated"),
+        by_number(named, "name", "generations", "answers generated"),
         Picture("parity", figure, "Preference over the base's first answers by number of generations, 95 % intervals."),
     ]
+
+
+def by_number(rows: Rows, name: str, number: str, corner: str) -> Table:
+    """One row per value of ``name``, the numbers in order as columns."""
+    numbers = sorted({r[number] for r in rows})
+    cells = {(r[name], r[number]): with_interval(r) for r in rows}
+    body = [[key, *(cells.get((key, n), "–") for n in numbers)] for key in dict.fromkeys(r[name] for r in rows)]
+    return Table([corner or number, *map(str, numbers)], body)
 
 
 def curves(rows: Rows, name: str, x: str) -> dict[str, tuple[list[float], ...]]:
@@ -276,7 +285,7 @@ def selection(rows: Rows) -> list[Text | Table | Picture]:
         Picture(
             "selection",
             forest({"chosen": everyone}, "preferred to the base's first answer"),
-            f"One answer chosen among the samples of {next(iter(pools))}, against the base's first, 95 % intervals.",
+            f"One answer chosen among the samples of {next(iter(pools))} players, against the base's first, 95 % intervals.",
         ),
     ]
 
@@ -292,7 +301,7 @@ def attributes(evaluation: Mapping[str, Any]) -> Section | None:
         ]
         header = ["", *next(iter(means.values()))]
         blocks += [
-            Text("Mean attributes of the held-out answers, with the difference to the base model. A gain on one that costs another is how a judge is gamed."),
+            Text("Mean attributes of the held-out answers, with the difference to the base model: where a preference comes from, and which attributes paid for it."),
             Table(header, rows),
         ]
     if metered := evaluation.get("judge"):

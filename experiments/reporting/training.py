@@ -91,22 +91,21 @@ def learning(sweep: SweepRecord) -> Section | None:
     runs = started(sweep)
     if not runs:
         return None
-    signals = {run.title: {"judge's signal on the batch": signal(run)} for run in runs}
-    kl = {run.title: {"KL to the reference (nats per answer)": by_role(run, "kl")} for run in runs}
+    signal_name, kl_name = "judge's signal on the batch", "KL to the reference (nats per answer)"
+    panels = {run.title: {signal_name: signal(run), kl_name: by_role(run, "kl")} for run in runs}
     return Section(
         "Learning",
         [
-            Picture(
-                "learning",
-                figures.small_multiples(signals, "step", shared=False, width=4.6),
-                "What the judge says of each training batch: for SLHF how often the Follower's reply is preferred to "
-                "the Leader's answer (the Leader lowers what the Follower raises), for RLOO the fitted reward, for "
-                "the others how often the policy is preferred to its opponent.",
+            Text(
+                "The judge's signal is, for SLHF, how often the Follower's reply is preferred to the Leader's answer "
+                "(the Leader lowers what the Follower raises); for RLOO the fitted reward; for the others how often "
+                "the policy is preferred to its opponent. KL is the sum of log pi / pi_ref over an answer: how far "
+                "training has moved the policy. Both are means over the training batch before each update."
             ),
             Picture(
-                "kl",
-                figures.small_multiples(kl, "step", width=4.6),
-                "Sum over an answer of log pi / pi_ref, mean over the batch: how far training has moved the policy.",
+                "learning",
+                figures.small_multiples(panels, "step", [role.capitalize() for role in ROLES], free=[signal_name]),
+                "What is learned and the KL that is paid for it, over training.",
             ),
         ],
     )
@@ -150,7 +149,7 @@ def health(sweep: SweepRecord) -> Section | None:
             ),
             Picture(
                 "health",
-                figures.small_multiples(panels, "step"),
+                figures.small_multiples(panels, "step", [role.capitalize() for role in ROLES]),
                 "Health of the sampled answers over training; panels of a column share their axis.",
             ),
             Table(["run", "role", *HEALTH.values()], rows, "From the first tenth of the steps to the last, means."),
