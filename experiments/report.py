@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,9 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write(root: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> Path:
     """Write the report of a finished language-model sweep into ``root``; returns the path of ``report.md``."""
-    known = read_sweep(root)
     records = [read_run(trained.run.path, trained.title) for trained in runs]
-    return write_record(root, SweepRecord(root.name, records, evaluation, known.others))
+    return write_record(root, replace(read_sweep(root), runs=records, evaluation=evaluation))
 
 
 def write_record(out: Path, sweep: SweepRecord) -> Path:
@@ -79,14 +78,18 @@ def write_record(out: Path, sweep: SweepRecord) -> Path:
 def sections_of(sweep: SweepRecord) -> list[render.Section]:
     """The report, from what it comes to down to what it cost."""
     evaluation = sweep.evaluation
-    evaluated = [] if evaluation is None else [
-        results.win_rates(evaluation),
-        results.length(evaluation),
-        results.leader_follower(evaluation),
-        results.refinement(evaluation),
-        results.cycles(evaluation),
-        results.attributes(evaluation),
-    ]
+    evaluated = (
+        []
+        if evaluation is None
+        else [
+            results.win_rates(evaluation),
+            results.length(evaluation),
+            results.leader_follower(evaluation),
+            results.refinement(evaluation),
+            results.cycles(evaluation),
+            results.attributes(evaluation),
+        ]
+    )
     sections = [
         conclusions.conclusions(sweep),
         *evaluated,
@@ -130,11 +133,25 @@ def describe_run(run: RunRecord) -> dict[str, Any]:
 def headline(path: Path) -> str:
     """What the command prints at the end: the table of win rates, if there is one, and where the report is."""
     found = json.loads((path.parent / "summary.json").read_text(encoding="utf-8"))
-    where = f"Report: {path.with_suffix('.html')}\n        {path}"
-    if "win_rates" not in found:
-        undone = [title for title, run in found["runs"].items() if run["state"] != "finished"]
-        return f"\nNot finished: {', '.join(undone) or 'the evaluation'}\n\n{where}"
-    return f"\nWin rate of row over column\n\n{render.table_text(results.win_rate_table(found['win_rates']))}\n\n{where}"
+    if "win_rates" in found:
+        return "\n" + headline_text(found["win_rates"], path)
+    undone = [title for title, run in found["runs"].items() if run["state"] != "finished"]
+    return f"\nNot finished: {', '.join(undone) or 'the evaluation'}\n\n{where(path)}"
+
+
+def headline_text(rates: results.Rows, path: Path) -> str:
+    """The table of win rates, of many players only against the base model, and where the report is."""
+    table = results.win_rate_table(rates)
+    if len(table.rows) <= results.MOST_NOTES:
+        return f"Win rate of row over column\n\n{render.table_text(table)}\n\n{where(path)}"
+    rows = [[name, results.with_interval(rate)] for name, rate in results.against_base(rates).items()]
+    short = render.table_text(render.Table(["", f"over {results.BASE}"], rows))
+    return f"Win rate over the base model (all pairs are in the report)\n\n{short}\n\n{where(path)}"
+
+
+def where(path: Path) -> str:
+    """Both forms of a report."""
+    return f"Report: {path.with_suffix('.html')}\n        {path}"
 
 
 if __name__ == "__main__":

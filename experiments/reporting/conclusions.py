@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.reporting.record import SweepRecord
-from experiments.reporting.render import Bullets, Section, Text
+from experiments.reporting.render import Block, Bullets, Section, Text
 from experiments.reporting.results import BASE, against_base, pairs_of, side, with_interval
 from experiments.reporting.training import HEALTH, change_text, completeness, health_changes, started, text_of
 
@@ -28,8 +28,14 @@ def conclusions(sweep: SweepRecord) -> Section:
         f"Intervals are over prompts, not over training: {'one seed' if len(seeds) == 1 else 'seeds'} "
         f"({', '.join(seeds)}). The judge of these numbers is the judge of training."
     )
-    opening = [] if sweep.finished else [Text("Unfinished. " + completeness(sweep))]
-    return Section("What this shows", [Text(in_short(sweep)), *opening, *([Bullets(items)] if items else []), Text(caveat)])
+    blocks: list[Block] = [Text(in_short(sweep))]
+    if not sweep.finished:
+        blocks.append(Text("Unfinished. " + completeness(sweep)))
+    if items:
+        blocks.append(Bullets(items))
+    if sweep.evaluation:
+        blocks.append(Text(caveat))
+    return Section("What this shows", blocks)
 
 
 def in_short(sweep: SweepRecord) -> str:
@@ -59,7 +65,9 @@ def of_evaluation(evaluation: Mapping[str, Any]) -> list[str]:
 def standing(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Who is better than the base model."""
     return [
-        f"{words}: " + "; ".join(f"{name} {with_interval(row)}" for name, row in rows.items() if side(row) == place) + "."
+        f"{words}: "
+        + "; ".join(f"{name} {with_interval(row)}" for name, row in rows.items() if side(row) == place)
+        + "."
         for place, words in WORDS.items()
         if any(side(row) == place for row in rows.values())
     ]
@@ -74,7 +82,9 @@ def followers(evaluation: Mapping[str, Any]) -> list[str]:
         if policy == BASE or follower is None:
             continue
         rivals = [rival for rival in (leader, second) if rival is not None]
-        parts = [f"over {rival} {with_interval(rates[follower, rival])}{held(rates[follower, rival])}" for rival in rivals]
+        parts = [
+            f"over {rival} {with_interval(rates[follower, rival])}{held(rates[follower, rival])}" for rival in rivals
+        ]
         sentences.append(f"{follower}: " + ", ".join(parts) + ".")
     return sentences
 

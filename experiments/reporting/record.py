@@ -17,6 +17,9 @@ from slhf.runs import STOPPED, Run, write_json
 PLAN = "sweep.json"
 """What the sweep that was last started in a directory consists of."""
 
+MANIFEST = ("config", "environment", "started")
+"""What every manifest holds."""
+
 TITLES = {
     "stackelberg_gda": "SLHF",
     "rloo": "RLOO",
@@ -82,6 +85,8 @@ class SweepRecord:
     runs: list[RunRecord]
     evaluation: dict[str, Any] | None
     """What the finished evaluation of these runs says; None if there is none."""
+    planned: bool = True
+    """Whether it is known what belongs to it; otherwise runs that were never started are not missed."""
     others: Sequence[str] = ()
     """Directories of training runs that are not part of this sweep."""
 
@@ -104,12 +109,12 @@ def read_sweep(root: Path) -> SweepRecord:
     Raises:
         InvalidData: there is no run in ``root``, or a file in it is not what it should be.
     """
-    manifests = {path.parent.name: _read(path, ("config", "environment")) for path in root.glob("*/manifest.json")}
-    training = sorted(name for name, manifest in manifests.items() if "algorithm" in manifest["config"])
-    evaluations = [name for name, manifest in manifests.items() if "runs" in manifest["config"]]
+    manifests = {path.parent.name: _read(path, MANIFEST) for path in root.glob("*/manifest.json")}
+    by_start = sorted(manifests, key=lambda name: (manifests[name]["started"], name))
+    training = [name for name in by_start if "algorithm" in manifests[name]["config"]]
+    evaluations = [name for name in by_start if "runs" in manifests[name]["config"]]
     if not training and not (root / PLAN).exists():
         raise InvalidData(f"{root} holds no runs. {_nearby(root)}")
-    evaluations.sort(key=lambda name: manifests[name]["started"])
     if (root / PLAN).exists():
         plan = _read(root / PLAN, ("runs", "evaluation"))
         evaluations = [name for name in evaluations if _is_of(manifests[name]["config"], plan)]
@@ -124,14 +129,15 @@ def read_sweep(root: Path) -> SweepRecord:
     finished = [name for name in evaluations if (root / name / "finished.json").exists()]
     evaluation = _read(root / finished[-1] / "finished.json", ("win_rates", "answers")) if finished else None
     known = {run.directory for run in runs}
-    return SweepRecord(root.resolve().name, runs, evaluation, [name for name in training if name not in known])
+    others = [name for name in training if name not in known]
+    return SweepRecord(root.resolve().name, runs, evaluation, bool(titles), others)
 
 
 def read_run(path: Path, title: str = "") -> RunRecord:
     """One training run; ``path`` need not exist yet."""
     if not (path / "manifest.json").exists():
         return RunRecord(title, path.name)
-    manifest = _read(path / "manifest.json", ("config", "environment"))
+    manifest = _read(path / "manifest.json", MANIFEST)
     run = Run(path)
     error = None
     for name in (STOPPED, "failed_step/step.json"):

@@ -75,8 +75,13 @@ def heat_map(rows: Rows, row: str, column: str, ylabel: str, xlabel: str) -> Fig
     )
     title = "" if roomy else "framed: the interval leaves out .5"
     figures.heat_map(
-        axes[0, 0], values, labels, [figures.wrapped(name) for name in across], title,
-        notes if roomy else None, None if roomy else clear,
+        axes[0, 0],
+        values,
+        labels,
+        [figures.wrapped(name) for name in across],
+        title,
+        notes if roomy else None,
+        None if roomy else clear,
     )
     axes[0, 0].set(ylabel=ylabel, xlabel=xlabel)
     return figure
@@ -175,7 +180,9 @@ def refinement(evaluation: Mapping[str, Any]) -> Section:
     """Rounds of refinement, and what the same number of answers buys otherwise."""
     rounds = evaluation["refinement"]
     figure, axes = figures.new_figure(width=4.6, height=2.8)
-    figures.intervals(axes[0, 0], curves(rounds, "policy", "round"), "refinement round", "preferred to the base's first answer")
+    figures.intervals(
+        axes[0, 0], curves(rounds, "policy", "round"), "refinement round", "preferred to the base's first answer"
+    )
     axes[0, 0].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     blocks = [
         Text(
@@ -296,12 +303,20 @@ def attributes(evaluation: Mapping[str, Any]) -> Section | None:
     if means := evaluation.get("attributes"):
         base = means.get(BASE, {})
         rows = [
-            [name, *(f"{value:.3f}" if name == BASE else f"{value:.3f} ({value - base[key]:+.3f})" for key, value in own.items())]
+            [
+                name,
+                *(
+                    f"{value:.3f}" if name == BASE else f"{value:.3f} ({value - base[key]:+.3f})"
+                    for key, value in own.items()
+                ),
+            ]
             for name, own in means.items()
         ]
         header = ["", *next(iter(means.values()))]
         blocks += [
-            Text("Mean attributes of the held-out answers, with the difference to the base model: where a preference comes from, and which attributes paid for it."),
+            Text(
+                "Mean attributes of the held-out answers, with the difference to the base model: where a preference comes from, and which attributes paid for it."
+            ),
             Table(header, rows),
         ]
     if metered := evaluation.get("judge"):
@@ -341,4 +356,6 @@ def samples(evaluation: Mapping[str, Any]) -> Section:
         )
         for i, prompt in enumerate(evaluation["prompts"][:SAMPLES])
     ]
-    return Section("Sample answers", [Text("p is the judge's preference for the answer over the base model's."), *tables])
+    return Section(
+        "Sample answers", [Text("p is the judge's preference for the answer over the base model's."), *tables]
+    )

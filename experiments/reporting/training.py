@@ -59,10 +59,16 @@ def progress(sweep: SweepRecord) -> Section:
     for run in sweep.runs:
         steps = f"{run.steps} of {run.config['train.steps']}" if run.manifest else "0"
         began = run.manifest["started"] if run.manifest else ""
-        rows.append([run.title, run.status, steps, f"{minutes(run):.1f}", str(run.config.get("seed", "")), began, run.directory])
+        rows.append(
+            [run.title, run.status, steps, f"{minutes(run):.1f}", str(run.config.get("seed", "")), began, run.directory]
+        )
     blocks: list[Text | Table] = [Text(completeness(sweep))]
     blocks.append(Table(["run", "state", "steps", "minutes", "seed", "started", "directory"], rows))
-    errors = [[run.title, "finished since" if run.result is not None else "at step " + str(run.steps), run.error] for run in sweep.runs if run.error]
+    errors = [
+        [run.title, "finished since" if run.result is not None else "at step " + str(run.steps), run.error]
+        for run in sweep.runs
+        if run.error
+    ]
     if errors:
         blocks.append(Table(["run", "", "error"], errors, "What stopped a run, the last time that an error did."))
     if sweep.others:
@@ -76,6 +82,8 @@ def completeness(sweep: SweepRecord) -> str:
     parts = [f"Missing: {', '.join(undone)}." if undone else f"All {len(sweep.runs)} runs finished."]
     if sweep.evaluation is None:
         parts.append("There is no evaluation yet, so this report says nothing about win rates.")
+    if not sweep.planned:
+        parts.append("Only runs that were started are known.")
     if not sweep.finished:
         parts.append("The command that started the sweep goes on where it stopped.")
     return " ".join(parts)
@@ -251,11 +259,22 @@ def training_samples(sweep: SweepRecord) -> Section | None:
     for run in started(sweep):
         last = [row for row in run.samples if row["step"] == run.samples[-1]["step"]]
         for row in last[:2]:
-            rows.append([run.title, str(row["step"]), row["prompt"], row.get("leader", ""), row.get("follower", ""), f"{row['signal']:.2f}"])
+            rows.append(
+                [
+                    run.title,
+                    str(row["step"]),
+                    row["prompt"],
+                    row.get("leader", ""),
+                    row.get("follower", ""),
+                    f"{row['signal']:.2f}",
+                ]
+            )
     if not rows:
         return None
     header = ["run", "step", "prompt", "answer (of the Leader)", "reply of the Follower", "judge"]
-    text = "The last ones that were kept. The judge's signal is p(Leader's answer ≻ reply), or the reward of the answer."
+    text = (
+        "The last ones that were kept. The judge's signal is p(Leader's answer ≻ reply), or the reward of the answer."
+    )
     return Section("Answers in training", [Text(text), Table(header, rows)])
 
 
@@ -276,5 +295,3 @@ def cost(sweep: SweepRecord) -> Section | None:
     cells = [[str(title), *("–" if pd.isna(v) else f"{v:.2f}" for v in row)] for title, row in frame.iterrows()]
     text = "Mean seconds per step and phase, and the process's peak memory."
     return Section("Cost", [Text(text), Table(["", *map(str, frame)], cells)])
-
-

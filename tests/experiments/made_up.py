@@ -99,19 +99,32 @@ def asked_for(runs, players, pairs, strength, refining):
             for n in (1, 2, 3)
         ],
         "cycles": {
-            "prompts": 4, "players": firsts, "answers": 5 * len(firsts), "distinct": 17.25, "edge": "p(answer > other) > 1/2",
-            "share": 0.75, "low": 0.5, "high": 1.0, "lengths": {"3": 2, "4": 1}, "longest": 6.5, "cyclic_triples": 0.05,
-            "ties": 0.1, "condorcet_winner": 0.25, "condorcet_low": 0.0, "condorcet_high": 0.5, "tau": 0.01,
+            "prompts": 4,
+            "players": firsts,
+            "answers": 5 * len(firsts),
+            "distinct": 17.25,
+            "edge": "p(answer > other) > 1/2",
+            "share": 0.75,
+            "low": 0.5,
+            "high": 1.0,
+            "lengths": {"3": 2, "4": 1},
+            "longest": 6.5,
+            "cyclic_triples": 0.05,
+            "ties": 0.1,
+            "condorcet_winner": 0.25,
+            "condorcet_low": 0.0,
+            "condorcet_high": 0.5,
+            "tau": 0.01,
         },
-        "concepts": [
-            {"concept": a, "agrees_with": {b: 1.0 if a == b else 0.4 for b in methods}} for a in methods
-        ],
+        "concepts": [{"concept": a, "agrees_with": {b: 1.0 if a == b else 0.4 for b in methods}} for a in methods],
         "selection": [
             {"candidates": pool, "method": method, **interval(0.5 + 0.05 * k)}
             for pool in ("all", *firsts)
             for k, method in enumerate(methods)
         ],
-        "length_control": [{"row": a, "column": b, **interval(0.5 + (strength[a] - strength[b]) / 4)} for a, b in pairs],
+        "length_control": [
+            {"row": a, "column": b, **interval(0.5 + (strength[a] - strength[b]) / 4)} for a, b in pairs
+        ],
         "length_bias": [{"row": a, "column": b, "slope": -0.01, "low": -0.02, "high": 0.001} for a, b in pairs],
         "judge": {"comparisons": 120, "seconds_per_comparison": 0.0125},
     }
@@ -137,8 +150,12 @@ def sweep(root, **kept):
 def ablation(root):
     """Seven runs, twelve players with long names: as many as a report must still show legibly."""
     titles = {
-        "SLHF": {}, "RLOO": {"name": "rloo"}, "Nash-MD-PG": {"name": "nash_md"}, "SPO": {"name": "spo"},
-        "SLHF with a slow Follower, κ=1": {"timescale": 1.0}, "SLHF with a fast Follower, κ=5": {"timescale": 5.0},
+        "SLHF": {},
+        "RLOO": {"name": "rloo"},
+        "Nash-MD-PG": {"name": "nash_md"},
+        "SPO": {"name": "spo"},
+        "SLHF with a slow Follower, κ=1": {"timescale": 1.0},
+        "SLHF with a fast Follower, κ=5": {"timescale": 5.0},
         "SLHF with two adapters": {"sharing": "two"},
     }
     runs = {title: train(root, steps=40, **settings) for title, settings in titles.items()}
