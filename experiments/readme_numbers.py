@@ -7,6 +7,7 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -33,7 +34,7 @@ class Command:
       python experiments/readme_numbers.py runs/quickstart --check
     """
 
-    runs_dir: tyro.conf.Positional[Path]
+    runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
     """The directory of a finished sweep."""
     readme: Path = ROOT / "README.md"
     """The file with the markers."""

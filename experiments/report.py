@@ -15,10 +15,10 @@ if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.reporting import conclusions, render, results, training  # noqa: E402
-from experiments.reporting.record import RunRecord, SweepRecord, read_run, read_sweep  # noqa: E402
-from slhf.errors import SLHFError  # noqa: E402
-from slhf.runs import write_atomically, write_json  # noqa: E402
+from experiments.reporting import conclusions, render, results, training
+from experiments.reporting.record import RunRecord, SweepRecord, read_run, read_sweep
+from slhf.errors import SLHFError
+from slhf.runs import write_atomically, write_json
 
 if TYPE_CHECKING:
     from experiments.language_models import TrainedRun
@@ -40,9 +40,9 @@ class Command:
       python experiments/report.py runs/kappa/quickstart --out /tmp/look
     """
 
-    runs_dir: tyro.conf.Positional[Path]
+    runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
     """The directory of a sweep: run.py's --out, then the sweep's name."""
-    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: RUNS_DIR)")] = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: RUNS_DIR)")] = None
     """Where the report goes."""
 
 

@@ -292,7 +292,7 @@ def selection(rows: Rows) -> list[Text | Table | Picture]:
         Picture(
             "selection",
             forest({"chosen": everyone}, "preferred to the base's first answer"),
-            f"One answer chosen among the samples of {next(iter(pools))} players, against the base's first, 95 % intervals.",
+            f"One answer chosen among the samples of {next(iter(pools))} players, with 95 % intervals.",
         ),
     ]
 
@@ -315,7 +315,8 @@ def attributes(evaluation: Mapping[str, Any]) -> Section | None:
         header = ["", *next(iter(means.values()))]
         blocks += [
             Text(
-                "Mean attributes of the held-out answers, with the difference to the base model: where a preference comes from, and which attributes paid for it."
+                "Mean attributes of the held-out answers, with the difference to the base model: where a preference "
+                "comes from, and which attributes paid for it."
             ),
             Table(header, rows),
         ]

@@ -25,23 +25,26 @@ def config(name="stackelberg_gda", steps=20, seed=0, **fields):
     }
 
 
-def train(root, steps=20, finish=True, **settings):
+def train(root, steps=20, finish=True, planned=20, **settings):
     """A run directory with metrics of ``steps`` steps; returns its name."""
-    chosen = config(**settings)
+    chosen = config(steps=planned, **settings)
     run = Run.open(root, chosen["algorithm"]["name"], chosen)
     rng = np.random.default_rng(steps)
-    follows = chosen["algorithm"]["name"] == "stackelberg_gda"
+    roles = ("leader", "follower") if chosen["algorithm"]["name"] == "stackelberg_gda" else ("leader",)
+    metrics, samples = [], []
     for step in range(steps):
         row = {"step": step, "seconds_generate": 2.0, "seconds_update": 1.0, "peak_memory_gib": 1.5}
         row |= {"judge_seconds_per_comparison": 0.01, "judge_order_disagreement": 0.2}
-        for role in ("leader", "follower") if follows else ("leader",):
+        for role in roles:
             drift = step / 20 + rng.normal(0, 0.05)
             row |= {f"{role}_kl": drift, f"{role}_base_loglik": -1 - drift, f"{role}_token_entropy": 1 - drift / 4}
             row |= {f"{role}_tokens": 25 + drift, f"{role}_ended": 0.5 + drift / 4}
-        row["follower_preferred" if follows else "leader_preferred"] = 0.5 + rng.normal(0, 0.05)
-        run.log(row)
-        sample = {"step": step, "prompt": "Why?", "leader": "Because.", "signal": 0.25}
-        run.log(sample | ({"follower": "Because of it."} if follows else {}), "samples.jsonl")
+        metrics.append({**row, f"{roles[-1]}_preferred": 0.5 + rng.normal(0, 0.05)})
+        answers = dict(zip(roles, ("Because.", "Because of it."), strict=False))
+        samples.append({"step": step, "prompt": "Why?", **answers, "signal": 0.25})
+    # not by Run.log, which waits for the disk after every line
+    for name, lines in (("metrics.jsonl", metrics), ("samples.jsonl", samples)):
+        (run.path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finish:
         run.finish({"steps": steps})
     return run.path.name
@@ -158,7 +161,7 @@ def ablation(root):
         "SLHF with a fast Follower, κ=5": {"timescale": 5.0},
         "SLHF with two adapters": {"sharing": "two"},
     }
-    runs = {title: train(root, steps=40, **settings) for title, settings in titles.items()}
+    runs = {title: train(root, steps=40, planned=40, **settings) for title, settings in titles.items()}
     write_plan(root, runs, SETTINGS)
     evaluate(root, runs, result({title: title.startswith("SLHF") for title in runs}))
     return runs
