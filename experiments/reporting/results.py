@@ -136,11 +136,12 @@ def length(evaluation: Mapping[str, Any]) -> Section | None:
         "Length",
         [
             Text(
-                "A judge may prefer long or short answers as such. At equal length is the win rate that a logistic "
-                "regression on the difference in length leaves when that difference is zero; the slope says how the "
-                "preference moves with each word more."
+                "A judge may prefer long or short answers as such. The judge's preferences are fitted by a logistic "
+                "regression on the difference in length (tanh of the difference in words over its root mean square): "
+                "at equal length is the win rate where the difference is zero, the slope, in log-odds, is positive "
+                "where longer answers are preferred."
             ),
-            Table(["against Base", "win rate", "at equal length", "slope per word"], rows),
+            Table(["against Base", "win rate", "at equal length", "slope (log-odds)"], rows),
             Picture(
                 "length_control",
                 forest({"as judged": raw, "at equal length": equal}, "preferred to the base's first answer"),
@@ -153,7 +154,7 @@ def length(evaluation: Mapping[str, Any]) -> Section | None:
 
 def slope_text(row: Mapping[str, Any] | None) -> str:
     """A slope with its interval."""
-    return "–" if row is None else f"{row['slope']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+    return "–" if row is None else f"{row['slope']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
 def leader_follower(evaluation: Mapping[str, Any]) -> Section | None:
