@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -122,6 +123,12 @@ def table_text(table: Table, show: Callable[[str], str] = str) -> str:
 
 def html(title: str, sections: Sequence[Section]) -> str:
     """The report as one page that needs nothing but itself."""
+    return page().render(title=title, sections=sections)
+
+
+@cache
+def page() -> jinja2.Template:
+    """The page's template; whatever it is given is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -130,7 +137,7 @@ def html(title: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"plain": plain, "inlined": inlined, "kind": lambda block: type(block).__name__}
-    return environment.get_template("page.html.jinja").render(title=title, sections=sections)
+    return environment.get_template("page.html.jinja")
 
 
 def inlined(figure: Figure) -> str:

@@ -83,7 +83,7 @@ def test_hostile_answers_are_shown_as_they_are(written):
     }
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=100, deadline=None)
 @given(st.lists(st.text(), min_size=2, max_size=2), st.text())
 def test_any_text_stays_in_its_cell_and_paragraph(cells, text):
     table = render.Table(["first", "second"], [cells])
