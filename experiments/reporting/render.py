@@ -105,8 +105,8 @@ def markdown_block(block: Block) -> str:
         case Picture(name, _, caption):
             return f"![{escape(caption)}](figures/{name}.png)"
         case Table():
-            caption = [f"*{escape(block.caption)}*"] if block.caption else []
-            return "\n\n".join([*caption, table_text(block, escape)])
+            above = [f"*{escape(block.caption)}*"] if block.caption else []
+            return "\n\n".join([*above, table_text(block, escape)])
 
 
 def paragraph(text: str) -> str:

@@ -92,10 +92,7 @@ def forest(series: Mapping[str, Mapping[str, Mapping[str, Any]]], xlabel: str) -
     labels = list(dict.fromkeys(label for rows in series.values() for label in rows))
     missing = {"mean": np.nan, "low": np.nan, "high": np.nan}
     figure, axes = figures.new_figure(width=4.6, height=0.9 + 0.32 * len(labels))
-    columns = {
-        name: tuple([rows.get(label, missing)[key] for label in labels] for key in ("mean", "low", "high"))
-        for name, rows in series.items()
-    }
+    columns = {name: triple([rows.get(label, missing) for label in labels]) for name, rows in series.items()}
     figures.forest(axes[0, 0], columns, labels, xlabel)
     return figure
 
@@ -185,7 +182,7 @@ def refinement(evaluation: Mapping[str, Any]) -> Section:
         axes[0, 0], curves(rounds, "policy", "round"), "refinement round", "preferred to the base's first answer"
     )
     axes[0, 0].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    blocks = [
+    blocks: list[Text | Table | Picture] = [
         Text(
             "Each round's answers against the base model's first answers. Round 1 is the Leader's; the Follower then "
             "improves on the previous round."
@@ -225,12 +222,17 @@ def by_number(rows: Rows, name: str, number: str, corner: str) -> Table:
     return Table([corner or number, *map(str, numbers)], body)
 
 
-def curves(rows: Rows, name: str, x: str) -> dict[str, tuple[list[float], ...]]:
+def curves(rows: Rows, name: str, x: str) -> dict[str, tuple[Any, Any, Any, Any]]:
     """One series per value of ``name``: x, mean, low, high."""
-    return {
-        series: tuple([r[key] for r in rows if r[name] == series] for key in (x, "mean", "low", "high"))
-        for series in dict.fromkeys(r[name] for r in rows)
-    }
+    series: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        series.setdefault(row[name], []).append(row)
+    return {key: ([row[x] for row in own], *triple(own)) for key, own in series.items()}
+
+
+def triple(rows: Rows) -> tuple[list[float], list[float], list[float]]:
+    """Means, lower and upper ends."""
+    return [row["mean"] for row in rows], [row["low"] for row in rows], [row["high"] for row in rows]
 
 
 def cycles(evaluation: Mapping[str, Any]) -> Section | None:

@@ -221,15 +221,21 @@ def ablations(sweep: SweepRecord) -> Section | None:
 
 
 def ablated(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
-    """(setting, runs that differ in it but in nothing else besides the seed, in order of its values)."""
+    """(setting, runs that differ in it but in nothing else besides the seed, in order of its values).
+
+    Seeds are a setting of their own only for runs that differ in nothing else.
+    """
     found = []
-    for key in dict.fromkeys(key for run in runs for key in run.config):
+    keys = dict.fromkeys(key for run in runs for key in run.config if key not in ("name", "seed"))
+    for key in [*keys, "seed"]:
         groups: dict[Any, list[RunRecord]] = {}
         for run in runs:
             rest = {k: text_of(v) for k, v in run.config.items() if k not in (key, "seed")}
             groups.setdefault(tuple(sorted(rest.items())), []).append(run)
         for group in groups.values():
-            if key != "name" and len({text_of(run.config.get(key)) for run in group}) > 1:
+            differs = len({text_of(run.config.get(key)) for run in group}) > 1
+            covered = key == "seed" and group[0].title in {run.title for _, other in found for run in other}
+            if differs and not covered:
                 found.append((key, sorted(group, key=lambda run: order(run.config.get(key)))))
     return found
 
