@@ -236,7 +236,9 @@ def ablated(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
             differs = len({text_of(run.config.get(key)) for run in group}) > 1
             covered = key == "seed" and group[0].title in {run.title for _, other in found for run in other}
             if differs and not covered:
-                found.append((key, sorted(group, key=lambda run: order(run.config.get(key)))))
+                found.append(
+                    (key, sorted(group, key=lambda run: [order(run.config.get(name)) for name in (key, "seed")]))
+                )
     return found
 
 
