@@ -13,6 +13,7 @@ from typing import Any
 from experiments import evaluation, report
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, PlannedRun, runs_of
+from experiments.reporting.record import TITLES, write_plan
 from llm import algorithms
 from llm.config import load_policy
 from llm.data import load_prompts
@@ -27,18 +28,6 @@ from llm.train import train
 from slhf.algorithms import RLOO, Algorithm
 from slhf.errors import ConfigError
 from slhf.runs import Run, derive_seed, write_json
-
-TITLES = {
-    "stackelberg_gda": "SLHF",
-    "rloo": "RLOO",
-    "nash_md": "Nash-MD-PG",
-    "spo": "SPO",
-    "sppo": "SPPO",
-    "egpo": "EGPO",
-    "online_ipo": "Online IPO",
-    "online_dpo": "Online DPO",
-}
-"""How an algorithm's policy is called in tables."""
 
 
 @dataclass
@@ -77,6 +66,8 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     """
     check(sweeps)
     workplace = Workplace(out / sweeps[0].name, sweeps[0].judge)
+    if join(sweeps[0].train.timeout_minutes).first:
+        announce(sweeps, workplace.root)
     runs = {}
     for sweep in sweeps:
         for planned in runs_of(sweep):
@@ -110,10 +101,23 @@ def check(sweeps: list[LanguageModelSweep]) -> None:
     evaluation.held_out_prompts(sweeps[0])
 
 
+def announce(sweeps: list[LanguageModelSweep], root: Path) -> None:
+    """Write down what is going to be run, so that a report of an unfinished sweep can say what is missing."""
+    runs = {
+        path: TrainedRun(planned.spec, planned.sweep, Run(path), planned.title or TITLES[planned.spec.name])
+        for sweep in sweeps
+        for planned in runs_of(sweep)
+        for path in [Run.directory(root, planned.spec.name, config_of(planned.spec, planned.sweep))]
+    }
+    titles = {this.title: this.run.path.name for this in with_titles(list(runs.values()))}
+    write_plan(root, titles, asdict(sweeps[0].evaluation))
+
+
 def tasks(sweeps: list[LanguageModelSweep], out: Path) -> list[Task]:
     """One task for each run that is not finished."""
     check(sweeps)
     workplace = Workplace(out / sweeps[0].name, sweeps[0].judge)
+    announce(sweeps, workplace.root)
     return [
         (run.path.name, partial(train_task, planned, workplace))
         for sweep in sweeps
@@ -129,6 +133,11 @@ def train_task(planned: PlannedRun, workplace: Workplace) -> None:
 
 def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
     """The run directory of ``spec``."""
+    return Run.open(root, spec.name, config_of(spec, sweep))
+
+
+def config_of(spec: Algorithm, sweep: LanguageModelSweep) -> dict[str, Any]:
+    """All that a run depends on."""
     config = {
         "algorithm": {"name": spec.name, **asdict(spec)},
         "seed": sweep.seed,
@@ -139,7 +148,7 @@ def open_run(spec: Algorithm, sweep: LanguageModelSweep, root: Path) -> Run:
     }
     if isinstance(spec, RLOO):
         config["reward"] = asdict(sweep.reward)
-    return Run.open(root, spec.name, config)
+    return config
 
 
 def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
@@ -148,7 +157,7 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
     processes = join(sweep.train.timeout_minutes)
     run = processes.in_turn(lambda: open_run(spec, sweep, workplace.root))
     if not processes.agree(run.finished):
-        with run.lock() if processes.first else nullcontext():
+        with run.lock() if processes.first else nullcontext(), run.error_kept():
             start = time.perf_counter()
             prompts = load_prompts(sweep.prompts, "train")
             reward = None

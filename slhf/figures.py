@@ -1,9 +1,10 @@
-"""The figures everyone draws, on given axes, in colours that the colour-blind tell apart (Okabe & Ito 2008)."""
+"""The figures everyone draws, most on given axes, in colours that the colour-blind tell apart (Okabe & Ito 2008)."""
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def save(figure: Figure, path: Path) -> None:
 
 
 @mpl.rc_context(STYLE)
+def png(figure: Figure) -> bytes:
+    """A figure as the contents of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+@mpl.rc_context(STYLE)
 def curves(axes: Axes, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "") -> None:
     """One line per series, name -> (x, y), each a sequence of numbers; legend and axis labels included."""
     for i, (name, (x, y)) in enumerate(series.items()):
@@ -92,7 +101,109 @@ def intervals(
         )
     ticks = sorted({float(value) for x, *_ in series.values() for value in x})
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=ticks)
-    axes.legend()
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(series) > 3 else {}
+    axes.legend(**beside)
+
+
+@mpl.rc_context(STYLE)
+def forest(axes: Axes, series: Mapping[str, tuple[Any, Any, Any]], labels: Sequence[str], xlabel: str) -> None:
+    """Means with intervals, one line per label and on it one mark per series, name -> (mean, low, high); from above.
+
+    A dotted line marks 1/2, indifference. NaN leaves a mark out.
+    """
+    for i, (name, (mean, low, high)) in enumerate(series.items()):
+        place = np.arange(len(labels)) + 0.26 * (i - (len(series) - 1) / 2)
+        bars = np.abs(np.array([low, high], dtype=float) - np.asarray(mean, dtype=float))
+        mark: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.errorbar(mean, place, xerr=bars, label=name, linestyle="none", markersize=4, capsize=2, **mark)
+    axes.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(labels)), [wrapped(label) for label in labels])
+    axes.set(xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
+    axes.grid(False, axis="y")
+    if len(series) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
+
+
+Panels = Mapping[str, Mapping[str, Mapping[str, tuple[Any, Any]]]]
+"""Row -> column -> series -> (x, y)."""
+
+
+@mpl.rc_context(STYLE)
+def small_multiples(
+    panels: Panels, xlabel: str, series: Sequence[str] = (), free: Collection[str] = (), width: float = 7
+) -> Figure:
+    """A grid of small panels: each row a name at the left, each column a quantity with its unit above.
+
+    A series has the same colour in all panels and one legend for all. Curves of many points are drawn pale, with
+    their running mean over a tenth of them on top.
+
+    Args:
+        panels: what to draw; a row may lack columns.
+        xlabel: of all.
+        series: names that get the first colours, in this order, so that they keep them from figure to figure.
+        free: columns whose panels have a y-axis of their own; those of all others share one.
+        width: of the figure, in inches.
+    """
+    columns = list(dict.fromkeys(column for row in panels.values() for column in row))
+    names = list(dict.fromkeys([*series, *(name for row in panels.values() for cell in row.values() for name in cell)]))
+    figure = Figure(figsize=(width, 0.8 + 0.9 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), len(columns), squeeze=False, sharex=True)
+    lines = {}
+    for axes, (title, row) in zip(grid, panels.items(), strict=True):
+        for ax, column in zip(axes, columns, strict=True):
+            ax.tick_params(labelsize=6.5)
+            for name, (x, y) in row.get(column, {}).items():
+                lines[name] = _noisy(ax, x, y, names.index(name))
+        axes[0].set_ylabel(wrapped(title, 16), rotation=0, ha="right", va="center")
+    for column, of_column in zip(columns, grid.T, strict=True):
+        of_column[0].set_title(wrapped(column, 22), fontsize=7.5)
+        if column not in free:
+            limits = np.array([ax.get_ylim() for ax in of_column if ax.lines])
+            for ax in of_column:
+                ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+    figure.supxlabel(xlabel, fontsize=8)
+    if len(lines) > 1:
+        shown = [name for name in names if name in lines]
+        figure.legend([lines[name] for name in shown], shown, loc="outside upper right", ncols=len(lines))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def interval_panels(
+    panels: Mapping[str, Mapping[str, tuple[Any, Any, Any, Any]]], xlabel: str, ylabel: str, across: int = 3
+) -> Figure:
+    """:func:`intervals` for each name side by side, on the same axes and with one legend; 1/2 is dotted."""
+    across = min(across, len(panels))
+    figure, grid = new_figure(across, -(-len(panels) // across), width=max(2.3, 4.6 / across), height=2.2)
+    used, unused = grid.flat[: len(panels)], grid.flat[len(panels) :]
+    for ax, (title, series) in zip(used, panels.items(), strict=True):
+        intervals(ax, series, xlabel, ylabel, wrapped(title))
+        ax.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        ax.get_legend().remove()
+        ax.sharey(used[0])
+    for ax in unused:
+        ax.set_visible(False)
+    marks, names = used[0].get_legend_handles_labels()
+    figure.legend(marks, names, loc="outside upper center", ncols=len(names))
+    return figure
+
+
+def _noisy(axes: Axes, x: Any, y: Any, number: int) -> Any:
+    """One curve in the ``number``-th colour; returns the line for the legend."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    style: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "linewidth": 1.2}
+    window = len(x) // 10
+    if window < 2:
+        few: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "markersize": 2.5}
+        return axes.plot(x, y, **style, **few)[0]
+    axes.plot(x, y, alpha=0.3, **style | {"linewidth": 0.8})
+    smooth = np.convolve(y, np.full(window, 1 / window), mode="valid")
+    return axes.plot(x[window - 1 :], smooth, linestyle=("-", "--")[number % 2], **style)[0]
+
+
+def wrapped(label: str, width: int = 24) -> str:
+    """A long name on several lines."""
+    return textwrap.fill(label, width)
 
 
 @mpl.rc_context(STYLE)
@@ -219,7 +330,7 @@ def verdict_table(
         spine.set_visible(False)
 
 
-MOST_NUMBERS = 12
+MOST_NUMBERS = 14
 """Heat maps of more rows or columns are drawn without numbers, with a colour bar."""
 
 
@@ -271,7 +382,10 @@ MOST_TICKS = 30
 def _ticks(axis: Any, labels: Sequence[str], rotation: float) -> None:
     step = -(-len(labels) // MOST_TICKS)
     turned = rotation if max(map(len, labels)) > 3 or len(labels) > MOST_NUMBERS else 0
-    ends: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if turned else {}  # names end at their tick
+    if turned and any("\n" in label for label in labels):
+        turned = 90  # slanted lines of several names would cross
+    # names end at their tick
+    ends: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if 0 < turned < 90 else {}
     axis.set_ticks(range(0, len(labels), step), labels[::step], rotation=turned, **ends)
 
 

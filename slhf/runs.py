@@ -27,6 +27,9 @@ from slhf.errors import RunError
 
 PACKAGES = ("slhf", "numpy", "scipy", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 
+STOPPED = "stopped.json"
+"""What the last error that ended a run was."""
+
 _HELD: set[Path] = set()
 """Locks that this process holds."""
 
@@ -137,7 +140,7 @@ class Run:
             RunError: the directory is there but belongs to another configuration (a hash collision or an
                 edited manifest).
         """
-        run = cls(root / f"{name}-{content_hash(config)}")
+        run = cls(cls.directory(root, name, config))
         manifest = run.path / "manifest.json"
         if manifest.exists():
             known = json.loads(manifest.read_text(encoding="utf-8"))["config"]
@@ -146,6 +149,11 @@ class Run:
         else:
             write_json(manifest, {"config": config, "environment": environment(), "started": time.strftime("%FT%T%z")})
         return run
+
+    @staticmethod
+    def directory(root: Path, name: str, config: dict[str, Any]) -> Path:
+        """Where the run of this configuration is, or would be."""
+        return root / f"{name}-{content_hash(config)}"
 
     @property
     def finished(self) -> bool:
@@ -193,6 +201,16 @@ class Run:
             finally:
                 _HELD.remove(path)
 
+    @contextmanager
+    def error_kept(self) -> Iterator[None]:
+        """Leave ``stopped.json`` with the error that ends this context, if one does; it goes on being raised."""
+        try:
+            yield
+        except Exception as error:  # a full memory is as worth knowing as an error of ours
+            text = f"{type(error).__name__}: {error}"
+            write_json(self.path / STOPPED, {"error": text, "time": time.strftime("%FT%T%z")})
+            raise
+
     def log(self, metrics: dict[str, Any], file: str = "metrics.jsonl") -> None:
         """Append one line to ``metrics.jsonl`` (or another log); ``metrics["step"]`` says whose it is.
 
@@ -210,9 +228,10 @@ class Run:
             os.fsync(log.fileno())
 
     def metrics(self, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
-        """All lines of a log, oldest first."""
+        """All lines of a log, oldest first; a last line that is still being written, or was cut off, is left out."""
         path = self.path / file
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def rewind(self, step: int) -> None:
         """Forget what the logs say of ``step`` and later, which a resumed run is about to log again.
