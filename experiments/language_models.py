@@ -41,7 +41,7 @@ TITLES = {
     "online_ipo": "Online IPO",
     "online_dpo": "Online DPO",
 }
-"""How an algorithm's policy is called in tables."""
+"""How an algorithm's policy is called in tables; one from outside by its spec's name."""
 
 
 @dataclass
@@ -155,7 +155,7 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
             train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
             if processes.first:
                 run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
-    return TrainedRun(spec, sweep, run, planned.title or TITLES[spec.name])
+    return TrainedRun(spec, sweep, run, planned.title or TITLES.get(spec.name, spec.name))
 
 
 def base_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> LinearReward:
