@@ -69,8 +69,10 @@ def by_last_name(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> no
         return None
     domain: PythonDomain = env.domains.python_domain
     package, _, last = node["reftarget"].rpartition(".")
-    matches = domain.find_obj(env, "", "", last, None, 1)
-    found = {target.node_id: target for name, target in matches if name.startswith(package)}
+    matches = domain.find_obj(env, "", "", node["reftarget"], None, 1) or [
+        (name, target) for name, target in domain.find_obj(env, "", "", last, None, 1) if name.startswith(package + ".")
+    ]
+    found = {target.node_id: target for _, target in matches}
     if len(found) == 1:
         (target,) = found.values()
         return make_refnode(app.builder, node["refdoc"], target.docname, target.node_id, content)
