@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -58,7 +59,8 @@ def run(blocks: list[Block], folder: Path) -> list[tuple[Block, str, str | None]
     """
     for name in ("experiments", "benchmarks", "figures"):
         (folder / name).symlink_to(ROOT / name)
-    names: dict[str, Any] = {"__name__": "__page__"}
+    sys.modules["page"] = module = ModuleType("page")  # dataclasses look their module up
+    names = vars(module)
     ran: list[tuple[Block, str, str | None]] = []
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):
         if block.caption is not None:
