@@ -222,6 +222,8 @@ def _step(dynamics: Dynamics, spec: Algorithm, form: str | None, seed: int | Non
     """The step of this form: exact without a seed, sampled with one."""
     steps = dynamics.steps if seed is None else dynamics.sampled
     sampled = "" if seed is None else " from samples"
+    if not steps:
+        raise InvalidParameter(f"{spec.name} has no steps{sampled}.")
     form = next(iter(steps)) if form is None else form
     if form not in steps:
         raise InvalidParameter(f"parameterization = {form!r}: {spec.name} is available as {', '.join(steps)}{sampled}.")
