@@ -42,7 +42,9 @@ def test_a_registered_algorithm_runs_like_the_project_s_own():
 
 def test_a_game_without_a_function_and_an_algorithm_without_a_step_are_refused():
     with pytest.raises(InvalidParameter, match="has no gap and no solution"):
-        dynamics.register(Mine, dynamics.Dynamics(SimpleNamespace(create_game=print, init=print), {"mirror": print}, {}))
+        dynamics.register(
+            Mine, dynamics.Dynamics(SimpleNamespace(create_game=print, init=print), {"mirror": print}, {})
+        )
     with pytest.raises(InvalidParameter, match="at least one exact step"):
         dynamics.register(Mine, dynamics.Dynamics(nash_game, {}, {}))
     assert Mine not in dynamics.DYNAMICS
