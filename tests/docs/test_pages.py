@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from importlib.util import find_spec
+from itertools import pairwise
 from urllib.parse import urlparse
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_command_that_is_not_run_names_files_modules_and_keys_that_exist(page,
             if written and block.caption == written[0]:
                 sweep = tmp_path / written[0]
                 sweep.write_text(block.content)
-        load_sweep(sweep, [value for option, value in zip(words, words[1:], strict=False) if option == "--set"])
+        load_sweep(sweep, [value for option, value in pairwise(words) if option == "--set"])
 
 
 def test_external_links_are_complete_addresses():
