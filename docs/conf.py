@@ -39,6 +39,7 @@ autosummary_generate = True
 autosummary_imported_members = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # not written out
 autodoc_default_options = {"members": True, "ignore-module-all": True}
 add_module_names = False
 
@@ -56,9 +57,13 @@ def google(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: lis
 
     What follows a field is a sentence of its own: napoleon would take the part before a colon for a type.
     """
+    literal = None  # how far the line that announced a literal block is indented
     for i, line in enumerate(lines):
-        parts = LITERAL.split(line)
-        lines[i] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
+        indent = len(line) - len(line.lstrip())
+        if literal is None or (line.strip() and indent <= literal):
+            parts = LITERAL.split(line)
+            lines[i] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
+            literal = indent if line.endswith("::") else None
     if what not in ("attribute", "data", "property"):
         lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
 
