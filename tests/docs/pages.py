@@ -55,19 +55,20 @@ def run(blocks: list[Block], folder: Path) -> list[tuple[Block, str, str | None]
     """Each block that was run, what it printed, and what the page says it prints (None if nothing).
 
     ``folder`` is the present folder and sees the project's own as if it were its root. An exception or a failed
-    command is passed on.
+    command is passed on. The module "page" stays behind, for the classes that the page defined.
     """
     for name in ("experiments", "benchmarks", "figures"):
         (folder / name).symlink_to(ROOT / name)
     sys.modules["page"] = module = ModuleType("page")  # dataclasses look their module up
     names = vars(module)
     ran: list[tuple[Block, str, str | None]] = []
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for place, block in enumerate(blocks):
         if block.caption is not None:
             (folder / block.caption).write_text(block.content, encoding="utf-8")
         elif block.language in ("python", "bash"):
             printed = run_python(block, names) if block.language == "python" else run_bash(block, folder)
-            said = following.content if following is not None and following.language == "text" else None
+            after = blocks[place + 1] if place + 1 < len(blocks) else None
+            said = after.content if after is not None and (after.language, after.caption) == ("text", None) else None
             ran.append((block, printed, said))
     return ran
 
