@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,20 @@ import matplotlib.colors
 import matplotlib.patches
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from slhf.errors import InvalidParameter
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """In the order in which series get their colour."""
+CONCEPTS = {"RLHF": PALETTE[0], "NLHF": PALETTE[1], "SLHF": PALETTE[2], "SLHF Follower": PALETTE[3]}
+"""A series whose name begins so has this colour in every figure; of two that fit, the longer one decides."""
+ANSWERS = (PALETTE[4], PALETTE[5], "#555555")
+"""Three alternatives, where colour stands for them and not for a concept."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
+"""For series that share a colour."""
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -32,10 +42,20 @@ STYLE: Any = {
 }
 
 
+class Picture(Figure):
+    """A figure that notebooks show when a cell ends with it, without pyplot."""
+
+    @mpl.rc_context(STYLE)
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=150, metadata={"Software": None})  # the same bytes from any version
+        return png.getvalue()
+
+
 @mpl.rc_context(STYLE)
 def new_figure(columns: int = 1, rows: int = 1, width: float = 3.4, height: float = 2.5) -> tuple[Figure, np.ndarray]:
     """A figure of ``rows`` x ``columns`` panels, each ``width`` x ``height`` inches, in the project's style."""
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    figure = Picture(figsize=(columns * width, rows * height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -56,12 +76,29 @@ def save(figure: Figure, path: Path) -> None:
         raise InvalidParameter(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
+def _looks(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Colour, line and marker for each series: its concept's colour, or the next one that no concept here has."""
+    names = list(names)
+    concepts = [max((c for c in CONCEPTS if name.startswith(c)), key=len, default="") for name in names]
+    free = cycle([colour for colour in PALETTE if colour not in {CONCEPTS.get(c) for c in concepts}])
+    colours = [CONCEPTS[c] if c else next(free) for c in concepts]
+    seen: Counter[str] = Counter()
+    looks = []
+    for colour in colours:
+        place = PALETTE.index(colour) + seen[colour]
+        line, marker = LINES[seen[colour] % len(LINES)], MARKERS[place % len(MARKERS)]
+        looks.append({"color": colour, "linestyle": line, "marker": marker})
+        seen[colour] += 1
+    return looks
+
+
 @mpl.rc_context(STYLE)
 def curves(axes: Axes, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "") -> None:
     """One line per series, name -> (x, y), each a sequence of numbers; legend and axis labels included."""
-    for i, (name, (x, y)) in enumerate(series.items()):
-        few: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "markersize": 3} if len(x) <= 30 else {}
-        axes.plot(x, y, label=name, color=PALETTE[i % len(PALETTE)], linewidth=1.2, **few)
+    for look, (name, (x, y)) in zip(_looks(series), series.items(), strict=True):
+        if len(x) > 30:
+            look["marker"] = ""
+        axes.plot(x, y, label=name, linewidth=1.2, markersize=3, **look)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if len(series) > 1:
         axes.legend()
@@ -76,20 +113,10 @@ def intervals(
     title: str = "",
 ) -> None:
     """One line per series with error bars, name -> (x, mean, low, high)."""
-    for i, (name, (x, mean, low, high)) in enumerate(series.items()):
+    for i, (look, (name, (x, mean, low, high))) in enumerate(zip(_looks(series), series.items(), strict=True)):
         bars = np.abs(np.array([low, high]) - np.asarray(mean))
         place = np.asarray(x, dtype=float) + 0.06 * (i - (len(series) - 1) / 2)  # side by side, not on top
-        axes.errorbar(
-            place,
-            mean,
-            yerr=bars,
-            label=name,
-            color=PALETTE[i % len(PALETTE)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=4,
-            capsize=2,
-            linewidth=1.2,
-        )
+        axes.errorbar(place, mean, yerr=bars, label=name, markersize=4, capsize=2, linewidth=1.2, **look)
     ticks = sorted({float(value) for x, *_ in series.values() for value in x})
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=ticks)
     axes.legend()
@@ -126,11 +153,11 @@ def simplex_path(
         title: of the panel.
     """
     axes.fill(*SIMPLEX.T, facecolor="none", edgecolor="0.4", linewidth=0.8)
-    for i, (name, path) in enumerate(paths.items()):
-        x, y = (np.asarray(path) @ SIMPLEX).T
-        axes.plot(x, y, color=PALETTE[i % len(PALETTE)], linewidth=1, label=name)
-        axes.plot(x[:1], y[:1], marker="o", markerfacecolor="white", color=PALETTE[i % len(PALETTE)], markersize=4)
-        axes.plot(x[-1:], y[-1:], marker="o", color=PALETTE[i % len(PALETTE)], markersize=4)
+    for look, (name, path) in zip(_looks(paths), paths.items(), strict=True):
+        colour, (x, y) = look["color"], (np.asarray(path) @ SIMPLEX).T
+        axes.plot(x, y, color=colour, linestyle=look["linestyle"], linewidth=1, label=name)
+        axes.plot(x[:1], y[:1], marker="o", markerfacecolor="white", color=colour, markersize=4)
+        axes.plot(x[-1:], y[-1:], marker="o", color=colour, markersize=4)
     if target is not None:
         x, y = np.asarray(target) @ SIMPLEX
         star: dict[str, Any] = {"color": PALETTE[4], "markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 3}
@@ -146,9 +173,9 @@ def simplex_path(
 def bars(axes: Axes, series: Mapping[str, Any], labels: Sequence[str], ylabel: str, title: str = "") -> None:
     """Bars side by side: name -> a number for each of ``labels``."""
     width = 0.8 / len(series)
-    for i, (name, values) in enumerate(series.items()):
+    for i, (look, (name, values)) in enumerate(zip(_looks(series), series.items(), strict=True)):
         place = np.arange(len(labels)) + width * (i - (len(series) - 1) / 2)
-        axes.bar(place, values, 0.92 * width, label=name, color=PALETTE[i % len(PALETTE)])
+        axes.bar(place, values, 0.92 * width, label=name, color=look["color"])
     _ticks(axes.xaxis, labels, 30)
     axes.set(ylabel=ylabel, title=title)
     axes.grid(False, axis="x")
