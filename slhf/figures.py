@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.colors
 import matplotlib.patches
+import matplotlib.tri
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -77,17 +78,21 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _looks(names: Iterable[str]) -> list[dict[str, Any]]:
-    """Colour, line and marker for each series: its concept's colour, or the next one that no concept here has."""
+    """Colour, line and marker for each series: its concept's colour, or the next one that no concept here has.
+
+    Series of the same concept get paler from one to the next, and other lines.
+    """
     names = list(names)
     concepts = [max((c for c in CONCEPTS if name.startswith(c)), key=len, default="") for name in names]
     free = cycle([colour for colour in PALETTE if colour not in {CONCEPTS.get(c) for c in concepts}])
     colours = [CONCEPTS[c] if c else next(free) for c in concepts]
-    seen: Counter[str] = Counter()
-    looks = []
-    for colour in colours:
-        place = PALETTE.index(colour) + seen[colour]
-        line, marker = LINES[seen[colour] % len(LINES)], MARKERS[place % len(MARKERS)]
-        looks.append({"color": colour, "linestyle": line, "marker": marker})
+    total, seen, looks = Counter(colours), Counter[str](), []
+    for colour, concept in zip(colours, concepts, strict=True):
+        k = seen[colour]
+        white = 0.5 * k / max(total[colour] - 1, 1) if concept else 0
+        shade = mpl.colors.to_hex((1 - white) * np.array(mpl.colors.to_rgb(colour)) + white)
+        marker = MARKERS[(PALETTE.index(colour) + k) % len(MARKERS)]
+        looks.append({"color": shade, "linestyle": LINES[k % len(LINES)], "marker": marker})
         seen[colour] += 1
     return looks
 
@@ -120,6 +125,20 @@ def intervals(
     ticks = sorted({float(value) for x, *_ in series.values() for value in x})
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=ticks)
     axes.legend()
+
+
+@mpl.rc_context(STYLE)
+def bands(
+    axes: Axes,
+    series: Mapping[str, tuple[Any, Any, Any, Any]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> None:
+    """One line per series in a shaded band, name -> (x, middle, low, high): quantiles, say."""
+    curves(axes, {name: (x, middle) for name, (x, middle, _, _) in series.items()}, xlabel, ylabel, title)
+    for look, (x, _, low, high) in zip(_looks(series), series.values(), strict=True):
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 @mpl.rc_context(STYLE)
@@ -170,6 +189,32 @@ def simplex_path(
 
 
 @mpl.rc_context(STYLE)
+def simplex_map(
+    axes: Axes, mixes: Any, policies: Any, corners: Sequence[str], answers: Sequence[str], title: str = ""
+) -> None:
+    """What is answered at each point of a triangle: the answers' colours, mixed as the policy mixes them.
+
+    Args:
+        axes: where to draw.
+        mixes: ``(K, 3)``, points that cover the triangle, such as shares of three kinds of annotators.
+        policies: ``(K, 3)``, the policy at each of them.
+        corners: what the corners of the triangle stand for, from the left one on to the right and the top one.
+        answers: the three alternatives.
+        title: of the panel.
+    """
+    places = np.asarray(mixes) @ SIMPLEX
+    triangles = matplotlib.tri.Triangulation(*places.T).triangles
+    colours = np.asarray(policies)[triangles].mean(1) @ np.array([mpl.colors.to_rgb(c) for c in ANSWERS])
+    axes.add_collection(PolyCollection(places[triangles], facecolors=colours, edgecolors="face", linewidth=0.3))
+    for (x, y), name in zip(SIMPLEX, corners, strict=True):
+        axes.text(x, y + (0.03 if y else -0.03), name, ha="center", va="bottom" if y else "top")
+    axes.set(aspect="equal", title=title, xlim=(-0.1, 1.1), ylim=(-0.14, 1))
+    axes.axis("off")
+    keys = [mpl.patches.Patch(color=colour, label=name) for colour, name in zip(ANSWERS, answers, strict=True)]
+    axes.legend(handles=keys, loc="upper right", bbox_to_anchor=(1.12, 1))
+
+
+@mpl.rc_context(STYLE)
 def bars(axes: Axes, series: Mapping[str, Any], labels: Sequence[str], ylabel: str, title: str = "") -> None:
     """Bars side by side: name -> a number for each of ``labels``."""
     width = 0.8 / len(series)
@@ -192,8 +237,8 @@ def verdict_table(
     axes.imshow(held, cmap=mpl.colors.ListedColormap([PALETTE[4], "#EAF3F9"]), vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(held.shape):
         weight = "normal" if held[i, j] else "bold"
-        axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=6, weight=weight)
-    axes.set_xticks(range(len(columns)), columns)
+        axes.text(j, i, textwrap.fill(texts[i][j], 22), ha="center", va="center", fontsize=6, weight=weight)
+    axes.set_xticks(range(len(columns)), [textwrap.fill(name, 17) for name in columns])
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
