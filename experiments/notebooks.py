@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import os
 import sys
 import tempfile
@@ -27,7 +28,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-"""All that a committed notebook says about where it ran."""
+"""All that an executed notebook says about where it ran."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,10 +99,16 @@ def execute(notebook: Any, folder: Path) -> Any:
             resources={"metadata": {"path": str(folder)}},
         )
         client.execute(cleanup_kc=True, env=os.environ | {"IPYTHONDIR": scratch})
-    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.metadata = nbformat.from_dict(METADATA | {"slhf": {"executed": digest(notebook)}})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
     return notebook
+
+
+def digest(notebook: Any) -> str:
+    """Of the code: an executed notebook keeps it, so that a cell edited since is noticed without executing."""
+    code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def shown(notebook: Any) -> list[str]:

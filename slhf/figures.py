@@ -89,8 +89,9 @@ def _looks(names: Iterable[str]) -> list[dict[str, Any]]:
     total, seen, looks = Counter(colours), Counter[str](), []
     for colour, concept in zip(colours, concepts, strict=True):
         k = seen[colour]
-        white = 0.5 * k / max(total[colour] - 1, 1) if concept else 0
-        shade = mpl.colors.to_hex((1 - white) * np.array(mpl.colors.to_rgb(colour)) + white)
+        white = 0.4 * k / max(total[colour] - 1, 1) if concept else 0
+        red, green, blue = ((1 - white) * part + white for part in mpl.colors.to_rgb(colour))
+        shade = mpl.colors.to_hex((red, green, blue))
         marker = MARKERS[(PALETTE.index(colour) + k) % len(MARKERS)]
         looks.append({"color": shade, "linestyle": LINES[k % len(LINES)], "marker": marker})
         seen[colour] += 1
@@ -264,6 +265,7 @@ def heat_map(
     title: str = "",
     notes: Any = None,
     outlined: Any = None,
+    diverging: bool = True,
 ) -> None:
     """Preferences in [0, 1] as colours around 1/2 with the numbers written in; NaN cells stay empty.
 
@@ -275,14 +277,16 @@ def heat_map(
         title: of the panel.
         notes: (rows, columns) of strings for a second, smaller line in each cell.
         outlined: (rows, columns) of bools, cells to draw a frame around.
+        diverging: False for probabilities, whose colours go from pale at 0 to dark at 1.
     """
     values = np.asarray(values, dtype=float)
-    image = axes.imshow(values, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(values, cmap="PuOr_r" if diverging else "Greys", vmin=0, vmax=1, aspect="auto")
     if max(values.shape) > MOST_NUMBERS:
         axes.figure.colorbar(image, ax=axes)
     else:
         for i, j in zip(*np.nonzero(~np.isnan(values)), strict=True):
-            colour = "white" if abs(values[i, j] - 0.5) > 0.3 else "black"
+            dark = abs(values[i, j] - 0.5) > 0.3 if diverging else values[i, j] > 0.6
+            colour = "white" if dark else "black"
             axes.text(j, i - (0.12 if notes else 0), f"{values[i, j]:.2f}", ha="center", va="center", color=colour)
             if notes:
                 axes.text(j, i + 0.22, notes[i][j], ha="center", va="center", fontsize=5.5, color=colour)
