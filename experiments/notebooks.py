@@ -54,6 +54,7 @@ def _one(path: Path, check: bool) -> bool:
     started = time.monotonic()
     try:
         committed = nbformat.read(path, as_version=4)
+        nbformat.validate(committed)
         notebook = execute(nbformat.read(path, as_version=4), path.resolve().parent)
     except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
         print(f"{path}: cannot be read: {error}", file=sys.stderr)

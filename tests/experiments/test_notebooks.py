@@ -85,7 +85,10 @@ def test_an_error_fails_whatever_tags_say_and_others_still_run(tmp_path, capsys)
     assert text_of(good) == ["cell 0: reached"]
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"cells": 3}'])
+NO_SUCH_CELL = {"cells": [{"cell_type": "no", "metadata": {}, "source": ""}], "nbformat": 4, "nbformat_minor": 5}
+
+
+@pytest.mark.parametrize("content", [None, "{", json.dumps(NO_SUCH_CELL | {"metadata": {}})])
 def test_what_is_no_notebook_fails(tmp_path, capsys, content):
     path = tmp_path / "a.ipynb"
     if content is not None:
