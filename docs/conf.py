@@ -68,6 +68,11 @@ def google(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: lis
         lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
 
 
+def foreign(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what other packages put into our classes, such as the ``set`` of a matplotlib figure."""
+    return True if str(getattr(obj, "__module__", "")).startswith("matplotlib.") else None
+
+
 def by_last_name(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> nodes.Element | None:
     """Find ``solve_slhf`` and ``tabular.solve_slhf`` where they are defined; types of other projects get no link."""
     if node.get("refdomain") != "py":
@@ -94,5 +99,6 @@ def mathml(translator: Any, node: Any) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", google)
+    app.connect("autodoc-skip-member", foreign)
     app.connect("missing-reference", by_last_name)
     app.add_html_math_renderer("mathml", inline_renderers=(mathml, None), block_renderers=(mathml, None))
