@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from llm.algorithms import IMPLEMENTATIONS
+from llm.algorithms import by_name
 from llm.config import ModelConfig, TrainConfig
 from llm.data import PromptConfig
 from llm.judges.config import AttributeJudgeConfig, JudgeConfig
@@ -127,9 +127,6 @@ class FiniteAnswersSweep:
     train: TrainConfig = TrainConfig()
 
 
-ALGORITHMS: dict[str, type[Algorithm]] = {spec.name: spec for spec in IMPLEMENTATIONS}
-"""What a sweep can name: the specs that run on a language model."""
-
 SHARINGS: dict[str, Sharing] = {sharing: sharing for sharing in get_args(Sharing)}
 
 Sweep = LanguageModelSweep | FiniteAnswersSweep
@@ -168,9 +165,10 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
 def build_algorithm(entry: Mapping[str, Any]) -> Algorithm:
     """The spec of an entry ``{name: ..., field: value, ...}`` of a sweep's ``algorithms``."""
     rest = dict(entry)
-    name = _choose("algorithm name", rest.pop("name", None), ALGORITHMS)
-    _check_keys(rest, ALGORITHMS[name], f"algorithms.{name}")
-    return _convert(ALGORITHMS[name], rest, f"algorithms.{name}")
+    known = by_name()
+    name = _choose("algorithm name", rest.pop("name", None), known)
+    _check_keys(rest, known[name], f"algorithms.{name}")
+    return _convert(known[name], rest, f"algorithms.{name}")
 
 
 def build_judge(entry: Mapping[str, Any]) -> JudgeConfig:
@@ -276,11 +274,11 @@ def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
 
 def _algorithm_fields(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """("algorithm.field", the entry that holds it) for all algorithms of the sweep."""
-    found = []
+    found, known = [], by_name()
     for entry in raw.get("algorithms") or []:
-        name = _choose("algorithm name", entry.get("name"), ALGORITHMS)
-        found += [(f"{name}.{field.name}", entry) for field in fields(ALGORITHMS[name])]
-        if "sharing" in entry or (ALGORITHMS[name] is StackelbergGDA and raw.get("kind") != FiniteAnswersSweep.kind):
+        name = _choose("algorithm name", entry.get("name"), known)
+        found += [(f"{name}.{field.name}", entry) for field in fields(known[name])]
+        if "sharing" in entry or (known[name] is StackelbergGDA and raw.get("kind") != FiniteAnswersSweep.kind):
             found.append((f"{name}.sharing", entry))
     return found
 
@@ -304,7 +302,7 @@ def _validate(raw: dict[str, Any], schema: type, path: Path) -> Any:
         raw["judge"].setdefault("kind", AttributeJudgeConfig.kind)
     sweep = _convert(schema, raw, str(path))
     if not sweep.algorithms:
-        raise ConfigError(f"{path}: algorithms is empty; name at least one of {', '.join(ALGORITHMS)}.")
+        raise ConfigError(f"{path}: algorithms is empty; name at least one of {', '.join(by_name())}.")
     if isinstance(sweep, LanguageModelSweep):
         runs_of(sweep)
     else:

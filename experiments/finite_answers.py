@@ -183,6 +183,8 @@ def exact_solution(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Where the sampled gradient of each algorithm is stationary; the Follower only for SLHF.
 
+    For an algorithm from outside it is the solution of its tabular game.
+
     Raises:
         ConfigError: it is not known to come to rest anywhere.
     """
@@ -204,6 +206,9 @@ def exact_solution(
             return condorcet_winner(game), None
         case OnlineDPO():
             return dpo_fixed_point(spec, game, reference), None
+    if type(spec) in dynamics.DYNAMICS:
+        own = dynamics.DYNAMICS[type(spec)].game
+        return own.solution(own.create_game(spec, game, reference, None)), None
     raise ConfigError(f"{type(spec).__name__} has no exact solution to compare with.")
 
 

@@ -166,7 +166,7 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
             train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
             if processes.first:
                 run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
-    return TrainedRun(spec, sweep, run, planned.title or TITLES[spec.name])
+    return TrainedRun(spec, sweep, run, planned.title or TITLES.get(spec.name, spec.name))
 
 
 def scalar_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> Reward:

@@ -250,7 +250,7 @@ class ShardedPolicy(Policy):
     gradient (sampling, the reference, reading in micro-batches) the processes have different amounts to do, so there
     the weights are gathered once, in :meth:`gathered`, and for that long each process holds all of them.
 
-    Every process must make the same calls of :meth:`logprobs` with gradient and of :meth:`gathered`.
+    Every process must make the same calls of :meth:`.Policy.logprobs` with gradient and of :meth:`gathered`.
     """
 
     @classmethod

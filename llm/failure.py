@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llm.algorithms import IMPLEMENTATIONS, implementation
+from llm.algorithms import by_name, implementation
 from llm.chat import Role
 from llm.config import ModelConfig, load_policy
 from llm.experience import Experience
@@ -107,7 +107,10 @@ def replay(path: Path) -> Replay:
         raise InvalidData(f"{path} holds no failed step; give the directory {NAME} of a run.")
     facts = json.loads((path / "step.json").read_text(encoding="utf-8"))
     settings = dict(facts["algorithm"])
-    spec = {cls.name: cls for cls in IMPLEMENTATIONS}[settings.pop("name")](**settings)
+    name = settings.pop("name")
+    if name not in by_name():
+        raise InvalidData(f"{path}: {name!r} is not an algorithm of this package; register it and call replay().")
+    spec = by_name()[name](**settings)
     model = TypeAdapter(ModelConfig).validate_python(facts["model"])
     policy = load_policy(model, path / "adapter", 0, default_device())
     tensors = {name: value.to(policy.device) for name, value in load_file(path / "tensors.safetensors").items()}

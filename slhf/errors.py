@@ -1,7 +1,7 @@
 """The errors a user can meet. Every message says what was wrong, where, and what to do.
 
 All of them derive from :class:`SLHFError`, so a command line needs one ``except`` to turn any of
-them into one line and a non-zero exit status. Errors about values are also ``ValueError``s.
+them into one line and a non-zero exit status. Errors about values are also of type ``ValueError``.
 """
 
 from __future__ import annotations

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.colors
 import matplotlib.patches
+import matplotlib.tri
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from slhf.errors import InvalidParameter
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """In the order in which series get their colour."""
+CONCEPTS = {"RLHF": PALETTE[0], "NLHF": PALETTE[1], "SLHF": PALETTE[2], "SLHF Follower": PALETTE[3]}
+"""A series whose name begins so has this colour in every figure; of two that fit, the longer one decides."""
+ANSWERS = (PALETTE[4], PALETTE[5], "#555555")
+"""Three alternatives, where colour stands for them and not for a concept."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
+"""For series that share a colour."""
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -33,10 +43,20 @@ STYLE: Any = {
 }
 
 
+class Picture(Figure):
+    """A figure that notebooks show when a cell ends with it, without pyplot."""
+
+    @mpl.rc_context(STYLE)
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=150, metadata={"Software": None})  # the same bytes from any version
+        return png.getvalue()
+
+
 @mpl.rc_context(STYLE)
 def new_figure(columns: int = 1, rows: int = 1, width: float = 3.4, height: float = 2.5) -> tuple[Figure, np.ndarray]:
     """A figure of ``rows`` x ``columns`` panels, each ``width`` x ``height`` inches, in the project's style."""
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    figure = Picture(figsize=(columns * width, rows * height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -57,6 +77,27 @@ def save(figure: Figure, path: Path) -> None:
         raise InvalidParameter(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
+def _looks(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Colour, line and marker for each series: its concept's colour, or the next one that no concept here has.
+
+    Series of the same concept get paler from one to the next, and other lines.
+    """
+    names = list(names)
+    concepts = [max((c for c in CONCEPTS if name.startswith(c)), key=len, default="") for name in names]
+    free = cycle([colour for colour in PALETTE if colour not in {CONCEPTS.get(c) for c in concepts}])
+    colours = [CONCEPTS[c] if c else next(free) for c in concepts]
+    total, seen, looks = Counter(colours), Counter[str](), []
+    for colour, concept in zip(colours, concepts, strict=True):
+        k = seen[colour]
+        white = 0.4 * k / max(total[colour] - 1, 1) if concept else 0
+        red, green, blue = ((1 - white) * part + white for part in mpl.colors.to_rgb(colour))
+        shade = mpl.colors.to_hex((red, green, blue))
+        marker = MARKERS[(PALETTE.index(colour) + k) % len(MARKERS)]
+        looks.append({"color": shade, "linestyle": LINES[k % len(LINES)], "marker": marker})
+        seen[colour] += 1
+    return looks
+
+
 @mpl.rc_context(STYLE)
 def png(figure: Figure) -> bytes:
     """A figure as the contents of a PNG file."""
@@ -68,9 +109,10 @@ def png(figure: Figure) -> bytes:
 @mpl.rc_context(STYLE)
 def curves(axes: Axes, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "") -> None:
     """One line per series, name -> (x, y), each a sequence of numbers; legend and axis labels included."""
-    for i, (name, (x, y)) in enumerate(series.items()):
-        few: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "markersize": 3} if len(x) <= 30 else {}
-        axes.plot(x, y, label=name, color=PALETTE[i % len(PALETTE)], linewidth=1.2, **few)
+    for look, (name, (x, y)) in zip(_looks(series), series.items(), strict=True):
+        if len(x) > 30:
+            look["marker"] = ""
+        axes.plot(x, y, label=name, linewidth=1.2, markersize=3, **look)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if len(series) > 1:
         axes.legend()
@@ -85,20 +127,10 @@ def intervals(
     title: str = "",
 ) -> None:
     """One line per series with error bars, name -> (x, mean, low, high)."""
-    for i, (name, (x, mean, low, high)) in enumerate(series.items()):
+    for i, (look, (name, (x, mean, low, high))) in enumerate(zip(_looks(series), series.items(), strict=True)):
         bars = np.abs(np.array([low, high]) - np.asarray(mean))
         place = np.asarray(x, dtype=float) + 0.06 * (i - (len(series) - 1) / 2)  # side by side, not on top
-        axes.errorbar(
-            place,
-            mean,
-            yerr=bars,
-            label=name,
-            color=PALETTE[i % len(PALETTE)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=4,
-            capsize=2,
-            linewidth=1.2,
-        )
+        axes.errorbar(place, mean, yerr=bars, label=name, markersize=4, capsize=2, linewidth=1.2, **look)
     ticks = sorted({float(value) for x, *_ in series.values() for value in x})
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=ticks)
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(series) > 3 else {}
@@ -207,6 +239,20 @@ def wrapped(label: str, width: int = 24) -> str:
 
 
 @mpl.rc_context(STYLE)
+def bands(
+    axes: Axes,
+    series: Mapping[str, tuple[Any, Any, Any, Any]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> None:
+    """One line per series in a shaded band, name -> (x, middle, low, high): quantiles, say."""
+    curves(axes, {name: (x, middle) for name, (x, middle, _, _) in series.items()}, xlabel, ylabel, title)
+    for look, (x, _, low, high) in zip(_looks(series), series.values(), strict=True):
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+@mpl.rc_context(STYLE)
 def convergence(
     axes: Axes, steps: Any, series: Mapping[str, Any], xlabel: str, ylabel: str, title: str = "", floor: float = 1e-17
 ) -> None:
@@ -277,11 +323,11 @@ def simplex_path(
         title: of the panel.
     """
     axes.fill(*SIMPLEX.T, facecolor="none", edgecolor="0.4", linewidth=0.8)
-    for i, (name, path) in enumerate(paths.items()):
-        x, y = (np.asarray(path) @ SIMPLEX).T
-        axes.plot(x, y, color=PALETTE[i % len(PALETTE)], linewidth=1, label=name)
-        axes.plot(x[:1], y[:1], marker="o", markerfacecolor="white", color=PALETTE[i % len(PALETTE)], markersize=4)
-        axes.plot(x[-1:], y[-1:], marker="o", color=PALETTE[i % len(PALETTE)], markersize=4)
+    for look, (name, path) in zip(_looks(paths), paths.items(), strict=True):
+        colour, (x, y) = look["color"], (np.asarray(path) @ SIMPLEX).T
+        axes.plot(x, y, color=colour, linestyle=look["linestyle"], linewidth=1, label=name)
+        axes.plot(x[:1], y[:1], marker="o", markerfacecolor="white", color=colour, markersize=4)
+        axes.plot(x[-1:], y[-1:], marker="o", color=colour, markersize=4)
     if target is not None:
         x, y = np.asarray(target) @ SIMPLEX
         star: dict[str, Any] = {"color": PALETTE[4], "markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 3}
@@ -294,12 +340,38 @@ def simplex_path(
 
 
 @mpl.rc_context(STYLE)
+def simplex_map(
+    axes: Axes, mixes: Any, policies: Any, corners: Sequence[str], answers: Sequence[str], title: str = ""
+) -> None:
+    """What is answered at each point of a triangle: the answers' colours, mixed as the policy mixes them.
+
+    Args:
+        axes: where to draw.
+        mixes: ``(K, 3)``, points that cover the triangle, such as shares of three kinds of annotators.
+        policies: ``(K, 3)``, the policy at each of them.
+        corners: what the corners of the triangle stand for, from the left one on to the right and the top one.
+        answers: the three alternatives.
+        title: of the panel.
+    """
+    places = np.asarray(mixes) @ SIMPLEX
+    triangles = matplotlib.tri.Triangulation(*places.T).triangles
+    colours = np.asarray(policies)[triangles].mean(1) @ np.array([mpl.colors.to_rgb(c) for c in ANSWERS])
+    axes.add_collection(PolyCollection(places[triangles], facecolors=colours, edgecolors="face", linewidth=0.3))
+    for (x, y), name in zip(SIMPLEX, corners, strict=True):
+        axes.text(x, y + (0.03 if y else -0.03), name, ha="center", va="bottom" if y else "top")
+    axes.set(aspect="equal", title=title, xlim=(-0.1, 1.1), ylim=(-0.14, 1))
+    axes.axis("off")
+    keys = [mpl.patches.Patch(color=colour, label=name) for colour, name in zip(ANSWERS, answers, strict=True)]
+    axes.legend(handles=keys, loc="upper right", bbox_to_anchor=(1.12, 1))
+
+
+@mpl.rc_context(STYLE)
 def bars(axes: Axes, series: Mapping[str, Any], labels: Sequence[str], ylabel: str, title: str = "") -> None:
     """Bars side by side: name -> a number for each of ``labels``."""
     width = 0.8 / len(series)
-    for i, (name, values) in enumerate(series.items()):
+    for i, (look, (name, values)) in enumerate(zip(_looks(series), series.items(), strict=True)):
         place = np.arange(len(labels)) + width * (i - (len(series) - 1) / 2)
-        axes.bar(place, values, 0.92 * width, label=name, color=PALETTE[i % len(PALETTE)])
+        axes.bar(place, values, 0.92 * width, label=name, color=look["color"])
     _ticks(axes.xaxis, labels, 30)
     axes.set(ylabel=ylabel, title=title)
     axes.grid(False, axis="x")
@@ -316,8 +388,8 @@ def verdict_table(
     axes.imshow(held, cmap=mpl.colors.ListedColormap([PALETTE[4], "#EAF3F9"]), vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(held.shape):
         weight = "normal" if held[i, j] else "bold"
-        axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=6, weight=weight)
-    axes.set_xticks(range(len(columns)), columns)
+        axes.text(j, i, textwrap.fill(texts[i][j], 22), ha="center", va="center", fontsize=6, weight=weight)
+    axes.set_xticks(range(len(columns)), [textwrap.fill(name, 17) for name in columns])
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
@@ -343,6 +415,7 @@ def heat_map(
     title: str = "",
     notes: Any = None,
     outlined: Any = None,
+    diverging: bool = True,
 ) -> None:
     """Preferences in [0, 1] as colours around 1/2 with the numbers written in; NaN cells stay empty.
 
@@ -354,14 +427,16 @@ def heat_map(
         title: of the panel.
         notes: (rows, columns) of strings for a second, smaller line in each cell.
         outlined: (rows, columns) of bools, cells to draw a frame around.
+        diverging: False for probabilities, whose colours go from pale at 0 to dark at 1.
     """
     values = np.asarray(values, dtype=float)
-    image = axes.imshow(values, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(values, cmap="PuOr_r" if diverging else "Greys", vmin=0, vmax=1, aspect="auto")
     if max(values.shape) > MOST_NUMBERS:
         axes.figure.colorbar(image, ax=axes)
     else:
         for i, j in zip(*np.nonzero(~np.isnan(values)), strict=True):
-            colour = "white" if abs(values[i, j] - 0.5) > 0.3 else "black"
+            dark = abs(values[i, j] - 0.5) > 0.3 if diverging else values[i, j] > 0.6
+            colour = "white" if dark else "black"
             axes.text(j, i - (0.12 if notes else 0), f"{values[i, j]:.2f}", ha="center", va="center", color=colour)
             if notes:
                 axes.text(j, i + 0.22, notes[i][j], ha="center", va="center", fontsize=5.5, color=colour)

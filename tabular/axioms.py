@@ -200,7 +200,7 @@ class Axiom:
     Attributes:
         title: its name.
         definition: what it asks for.
-        cases: all :class:`Case`s for n alternatives.
+        cases: every :class:`Case` for n alternatives.
         most_voters: up to how many voters all profiles of each number of alternatives are searched.
         electorates: 2 for an axiom about pairs of profiles.
         domains: sets of orders that voters may hold, for n alternatives; None is one set, all orders.

@@ -2,8 +2,10 @@
 
 Both players pay tau KL(pi || pi_ref). The equilibrium is the fixed point
 pi ~ pi_ref exp(P(. > pi) / tau) (arXiv 2312.00886). Because A = P - 1/2 is antisymmetric,
-E_pi A pi = 0 for every pi, and what pi's best opponent can gain is
+E_pi A pi = 0 for every pi, and what pi's best opponent can gain is::
+
     f(pi) = tau logsumexp(log pi_ref + A pi / tau) + tau KL(pi || pi_ref) = tau KL(pi || rho),
+
 with rho ~ pi_ref exp(A pi / tau) the best response to pi. So every iterate certifies itself:
 f >= 0, f = 0 only at the equilibrium, and ||pi - pi*||_1 <= sqrt(2 f / tau).
 """

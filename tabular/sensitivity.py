@@ -1,8 +1,10 @@
 """How the regularised solutions move with P: derivatives by implicit differentiation, and condition numbers.
 
 A preference matrix can only move along antisymmetric directions D (p(i > j) + d, p(j > i) - d), so all
-derivatives are along those. Each solution here depends on P through one score per action,
+derivatives are along those. Each solution here depends on P through one score per action::
+
     d score_i = sum_j exposure[i, j] D[i, j],    d output = gain @ d score,
+
 so that n^2 numbers twice say everything that the Jacobian's n^3 say:
 
 - SLHF: V(y) earns d V(i) = sum_j omega(j|i) D[i, j] (envelope), and d pi = S dV / tau_L, with

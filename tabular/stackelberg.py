@@ -1,7 +1,9 @@
 """SLHF: the Leader commits to a policy, the Follower sees the realised action and replies.
 
-max over pi, min over omega of
+max over pi, min over omega of::
+
     E_{y ~ pi}[ E_{y' ~ omega(.|y)} p(y > y') + tau_F KL(omega(.|y) || omega_ref(.|y)) ] - tau_L KL(pi || pi_ref)
+
 (arXiv 2512.16626, Eq. 5). The Follower's problem separates over y, so the solution is a soft-min
 followed by a soft-max, at every temperature down to 0.
 """

@@ -11,9 +11,10 @@
 A step is one gradient evaluation and one optimiser step for every algorithm, so that equal steps cost about the
 same. An algorithm whose update takes several (EGPO) spreads it over as many steps, and says how many in
 ``STEPS_PER_UPDATE``.
+
+:func:`register` adds an algorithm from outside.
 """
 
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +27,10 @@ from slhf.errors import ConfigError
 State = dict[str, Tensor]
 """What an algorithm remembers between steps, by name."""
 
-IMPLEMENTATIONS: dict[type[Algorithm], ModuleType] = {
+Implementation = Any
+"""A module, or any object, with the functions above as attributes."""
+
+IMPLEMENTATIONS: dict[type[Algorithm], Implementation] = {
     StackelbergGDA: stackelberg_gda,
     RLOO: rloo,
     NashMD: nash_md,
@@ -38,7 +42,31 @@ IMPLEMENTATIONS: dict[type[Algorithm], ModuleType] = {
 }
 
 
-def implementation(spec: Algorithm) -> ModuleType:
+def register(spec: type[Algorithm], implementation: Implementation) -> None:
+    """Let ``llm.train`` and sweeps run another algorithm; to register the same class again replaces it.
+
+    Args:
+        spec: its settings, a frozen dataclass with a ``name`` of its own.
+        implementation: what the head of this module asks for.
+
+    Raises:
+        ConfigError: it lacks ``collect`` or ``loss``, or the name is another algorithm's.
+    """
+    missing = [part for part in ("collect", "loss") if not callable(getattr(implementation, part, None))]
+    if missing:
+        raise ConfigError(f"{implementation!r} cannot run {spec.__name__}: it has no {' and no '.join(missing)}.")
+    holder = by_name().get(spec.name, spec)
+    if holder is not spec:
+        raise ConfigError(f"{spec.__name__}.name = {spec.name!r} is the name of {holder.__name__}; choose another.")
+    IMPLEMENTATIONS[spec] = implementation
+
+
+def by_name() -> dict[str, type[Algorithm]]:
+    """The specs that run on a language model, by the names that sweep files use."""
+    return {spec.name: spec for spec in IMPLEMENTATIONS}
+
+
+def implementation(spec: Algorithm) -> Implementation:
     """The module that runs ``spec`` on a language model.
 
     Raises:

@@ -58,9 +58,9 @@ def verdicts(path: Path, found: list[Verdict], concepts: list[str], axioms: list
     figures.verdict_table(
         axes[0, 0],
         [[cells[rule, axiom].counterexample is None for rule in concepts] for axiom in axioms],
-        [[cells[rule, axiom].summary.replace(": ", "\n").replace(", ", "\n") for rule in concepts] for axiom in axioms],
+        [[cells[rule, axiom].summary for rule in concepts] for axiom in axioms],
         [AXIOMS[axiom].title for axiom in axioms],
-        [RULES[rule].title.replace(" (", "\n(") for rule in concepts],
+        [RULES[rule].title for rule in concepts],
         '"none in N": no counterexample among N profiles of 3 or 4 alternatives; no proof',
     )
     figures.save(figure, path)

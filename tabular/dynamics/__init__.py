@@ -6,14 +6,14 @@ An algorithm is a game and the forms that its steps can take, all pure functions
   ``gap(game, state)`` and ``solution(game)``; a state is a NamedTuple that has a ``log_policy``;
 - a *step* is ``step(spec, game, state)``, a *sampled step* is ``step(spec, game, state, rng)``.
 
-``DYNAMICS`` says which spec has which. A new algorithm is a spec, its steps and a line there.
+``DYNAMICS`` says which spec has which. A new algorithm is a spec, its steps and a line there, or from outside a
+call of :func:`register`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -57,13 +57,13 @@ class Dynamics:
     """How one algorithm runs.
 
     Attributes:
-        game: the module of the game it plays.
+        game: the module of the game it plays, or any object with its four functions.
         steps: its exact step in each form; the first is the default.
         sampled: its step from samples, in the forms that have one. "softmax" forms estimate the gradient from
             sampled actions (what ``llm`` does); others play against sampled opponents (:mod:`~.sampling`).
     """
 
-    game: ModuleType
+    game: Any
     steps: Mapping[str, Step]
     sampled: Mapping[str, Step]
 
@@ -104,7 +104,22 @@ DYNAMICS: dict[type[Algorithm], Dynamics] = {
 }
 """Which game and which steps each spec has."""
 
-__all__ = ["DYNAMICS", "Dynamics", "Trace", "run"]
+__all__ = ["DYNAMICS", "Dynamics", "Trace", "register", "run"]
+
+
+def register(spec: type[Algorithm], dynamics: Dynamics) -> None:
+    """Let :func:`run` follow another algorithm; to register the same class again replaces it.
+
+    Raises:
+        InvalidParameter: the game lacks one of its functions, or there is no exact step.
+    """
+    parts = ("create_game", "init", "gap", "solution")
+    missing = [part for part in parts if not callable(getattr(dynamics.game, part, None))]
+    if missing:
+        raise InvalidParameter(f"The game of {spec.__name__} has no {' and no '.join(missing)}.")
+    if not dynamics.steps:
+        raise InvalidParameter(f"{spec.__name__} needs at least one exact step.")
+    DYNAMICS[spec] = dynamics
 
 
 @dataclass(frozen=True)
@@ -207,6 +222,8 @@ def _step(dynamics: Dynamics, spec: Algorithm, form: str | None, seed: int | Non
     """The step of this form: exact without a seed, sampled with one."""
     steps = dynamics.steps if seed is None else dynamics.sampled
     sampled = "" if seed is None else " from samples"
+    if not steps:
+        raise InvalidParameter(f"{spec.name} has no steps{sampled}.")
     form = next(iter(steps)) if form is None else form
     if form not in steps:
         raise InvalidParameter(f"parameterization = {form!r}: {spec.name} is available as {', '.join(steps)}{sampled}.")

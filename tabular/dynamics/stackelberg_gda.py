@@ -2,7 +2,8 @@
 
 The Leader ascends and the Follower descends the SLHF objective f at once, the Follower kappa times as
 fast. Both gradients are made of the rewards that ``llm`` trains on, up to constants in the action,
-which neither form of the step can see:
+which neither form of the step can see::
+
     df/dpi(y) = sum_y' omega(y'|y) R_L(y, y'),    -df/domega(y'|y) = pi(y) R_F(y, y').
 
 - ``step_simplex``: gradient steps on the probabilities, projected back to the simplex. Where the
