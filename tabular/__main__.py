@@ -32,7 +32,7 @@ def _answer(args: argparse.Namespace) -> int:
         options.check_plot(args)
         print(args.run(args))
     except SLHFError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", options.as_typed(" ".join(str(error).split())), file=sys.stderr)
         return 1 if isinstance(error, NotConverged) else 2
     return 0
 

@@ -40,7 +40,8 @@ def read_matrix(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], list
     file = Path(path)
     readers = {".csv": _read_csv, ".npy": _read_npy, ".json": _read_json}
     if file.suffix.lower() not in readers:
-        raise InvalidData(f"{file}: unknown kind of file {file.suffix!r}; use one of {', '.join(readers)}.")
+        kinds = ", ".join([*readers, *PREFLIB])
+        raise InvalidData(f"{file}: unknown kind of file {file.suffix!r}; use one of {kinds}.")
     with _reading(file):
         return readers[file.suffix.lower()](file)
 

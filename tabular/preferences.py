@@ -125,7 +125,7 @@ class PreferenceMatrix:
         if missing == "raise" and xp.any(never):
             pairs = [_entry(index, names) for index in zip(*xp.nonzero(never), strict=True) if index[-2] < index[-1]]
             shown = ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")
-            raise MissingPair(f'Never compared: {shown}. Collect them, or pass missing="half" to call them ties.')
+            raise MissingPair(f'Never compared: {shown}. Collect them, or call them ties (missing="half").')
         return cls._of(xp.where(totals > 0, counts, 0.5) / xp.where(totals > 0, totals, 1.0), names)
 
     @classmethod

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -32,8 +33,17 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
+        """Exit with status 2; an option that does not exist comes with the nearest that does."""
+        unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
+        if unknown:
+            message = f"there is no option {unknown[1]}; {nearest(unknown[1], sorted(self._options()))}"
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+    def _options(self) -> set[str]:
+        """Of this parser and of its commands."""
+        commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        inner = [parser for action in commands for parser in action.choices.values()]
+        return {*self._option_string_actions}.union(*(parser._options() for parser in inner))
 
 
 def command(
@@ -92,6 +102,11 @@ def load(args: argparse.Namespace) -> PreferenceMatrix:
     if args.unranked is not None and Path(args.file).suffix.lower() not in PREFLIB:
         raise InvalidParameter(f"--unranked has no meaning for {args.file}, which is no PrefLib file; drop it.")
     return PreferenceMatrix.load(args.file, args.unranked, args.missing)
+
+
+def as_typed(message: str) -> str:
+    """Settings in an error's advice as one types them here: ``missing="half"`` becomes ``--missing half``."""
+    return re.sub(r'\b(missing|unranked)="(\w+)"', r"--\1 \2", message)
 
 
 def one_game(P: PreferenceMatrix, args: argparse.Namespace) -> None:

@@ -22,7 +22,10 @@ def _side(n: int) -> float:
     return float(np.clip(1.4 + 0.38 * n, 2.5, 6))
 
 
-def solution(path: Path, P: PreferenceMatrix, concept: str, solved: Any) -> None:
+SYMBOLS = {"tau": "τ", "tau_leader": "$τ_L$", "tau_follower": "$τ_F$"}
+
+
+def solution(path: Path, P: PreferenceMatrix, concept: str, solved: Any, temperatures: dict[str, float]) -> None:
     """The preferences beside the policies of a concept; of the Follower, its replies to the Leader's answers."""
     figure, axes = figures.new_figure(columns=2, width=_side(P.n) + 0.3, height=_side(P.n))
     figures.heat_map(axes[0, 0], P.p, P.labels, P.labels, "p(row preferred to column)")
@@ -30,7 +33,8 @@ def solution(path: Path, P: PreferenceMatrix, concept: str, solved: Any) -> None
         policies = {"Leader": solved.policy, "Follower, on average": solved.policy @ solved.follower}
     else:
         policies = {concept.upper(): solved.policy}
-    figures.bars(axes[0, 1], policies, P.labels, "probability", "policy")
+    given = ", ".join(f"{SYMBOLS[name]} = {tau:g}" for name, tau in temperatures.items())
+    figures.bars(axes[0, 1], policies, P.labels, "probability", f"{concept.upper()}, {given}")
     figures.save(figure, path)
 
 
@@ -66,7 +70,7 @@ def convergence(path: Path, P: PreferenceMatrix, spec: Algorithm, trace: Trace) 
     """Gap and distance over the steps, and the path in the simplex or, not for 3 alternatives, in time."""
     figure, axes = figures.new_figure(columns=2, width=3.4, height=2.7)
     series = {"gap": trace.gaps, "distance (total variation)": trace.distances}
-    figures.convergence(axes[0, 0], trace.steps, series, "step", "to the exact solution", spec.name)
+    figures.convergence(axes[0, 0], trace.steps, series, "step", "gap, or distance to the exact solution", spec.name)
     paths = {"policy": trace.policies, "average": trace.averages}
     if P.n == 3:
         figures.simplex_path(axes[0, 1], paths, P.labels, trace.solution, "from open circle to dot")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any, get_args
@@ -47,7 +48,9 @@ def add(commands: Any) -> None:
     )
     options.file_options(parser)
     parser.add_argument("--concept", required=True, choices=SOLVERS, help="what to solve for")
-    parser.add_argument("--tau", type=float, help="temperature: the price of KL to the reference; 0 for none")
+    parser.add_argument(
+        "--tau", type=float, help="temperature: the price of KL to the reference; 0 for none; default 0.1, for nlhf 0"
+    )
     parser.add_argument("--tau-leader", type=float, help="slhf: the Leader's temperature, instead of --tau")
     parser.add_argument("--tau-follower", type=float, help="slhf: the Follower's temperature, instead of --tau")
     parser.add_argument(
@@ -86,14 +89,21 @@ def run(args: argparse.Namespace) -> str:
         if "reference" in given:
             given["leader_reference"] = given.pop("reference")
     solution = solver(P, **given)
+    temperatures = temperatures_of(solver, given)
     if args.plot is not None:
         from tabular.commands import plots  # matplotlib takes longer to import than most games to solve
 
-        plots.solution(args.plot, P, args.concept, solution)
-    return _as_json(P, args.concept, solution) if args.json else _as_table(P, solution)
+        plots.solution(args.plot, P, args.concept, solution, temperatures)
+    return _as_json(P, args.concept, solution, temperatures) if args.json else _as_table(P, solution, temperatures)
 
 
-def _as_json(P: PreferenceMatrix, concept: str, solution: Any) -> str:
+def temperatures_of(solver: Callable[..., Any], given: dict[str, Any]) -> dict[str, float]:
+    """What the solver was told or, by default, took."""
+    names = inspect.signature(solver).parameters
+    return {name: given.get(name, names[name].default) for name in names if name.startswith("tau")}
+
+
+def _as_json(P: PreferenceMatrix, concept: str, solution: Any, temperatures: dict[str, float]) -> str:
     names = np.array(P.labels, dtype=object)
     games = [
         {
@@ -106,7 +116,7 @@ def _as_json(P: PreferenceMatrix, concept: str, solution: Any) -> str:
         for index in np.ndindex(P.batch_shape)
     ]
     answer: dict[str, Any] = games[0] if not P.batch_shape else {"games": games}
-    head = {"concept": concept, "labels": list(P.labels)}
+    head = {"concept": concept, **temperatures, "labels": list(P.labels)}
     return json.dumps(head | answer | {"certificate": solution.certificate.to_json()}, indent=2, allow_nan=False)
 
 
@@ -114,8 +124,9 @@ def _is_exact(solution: Any) -> bool:
     return bool(solution.certificate.exact)
 
 
-def _as_table(P: PreferenceMatrix, solution: Any) -> str:
-    return "\n\n".join(_game_table(P, solution, index) for index in np.ndindex(P.batch_shape))
+def _as_table(P: PreferenceMatrix, solution: Any, temperatures: dict[str, float]) -> str:
+    tables = [_game_table(P, solution, index) for index in np.ndindex(P.batch_shape)]
+    return "\n\n".join(tables) + "".join(f"\n{name}: {tau:g}" for name, tau in temperatures.items())
 
 
 def _game_table(P: PreferenceMatrix, solution: Any, index: tuple[int, ...]) -> str:

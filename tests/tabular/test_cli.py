@@ -158,7 +158,8 @@ def test_as_a_program(file):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == f"error: {file}x: unknown kind of file '.csvx'; use one of .csv, .npy, .json.\n"
+    kinds = ".csv, .npy, .json, .soc, .soi, .toc, .toi"
+    assert done.stderr == f"error: {file}x: unknown kind of file '.csvx'; use one of {kinds}.\n"
 
 
 def test_describe(capsys, file):
@@ -434,3 +435,26 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_the_temperatures_are_printed_whether_given_or_not(capsys, file):
+    main(["solve", file, "--concept", "nlhf"])
+    main(["solve", file, "--concept", "slhf", "--tau-leader", "2"])
+    nash_table, _, rest = capsys.readouterr().out.partition("\ntau: 0\n")
+    assert "tau" not in nash_table
+    assert rest.endswith("\ntau_leader: 2\ntau_follower: 0.1\n")
+    main(["solve", file, "--concept", "rlhf", "--json"])
+    assert json.loads(capsys.readouterr().out)["tau"] == 0.1
+
+
+def test_an_option_that_does_not_exist_comes_with_the_nearest(capsys, file):
+    with pytest.raises(SystemExit, match="2"):
+        main(["solve", file, "--concept", "nlhf", "--taau", "1"])
+    assert "there is no option --taau; did you mean --tau?" in capsys.readouterr().err
+
+
+def test_advice_is_given_as_one_types_it(capsys, tmp_path):
+    path = tmp_path / "few.csv"
+    path.write_text("winner,loser,count\nA,B,3\nB,C,2\n", encoding="utf-8")
+    assert main(["solve", str(path), "--concept", "nlhf"]) == 2
+    assert "call them ties (--missing half)" in capsys.readouterr().err
