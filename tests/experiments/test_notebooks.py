@@ -87,7 +87,7 @@ def test_an_error_fails_whatever_tags_say_and_others_still_run(tmp_path, capsys)
     assert text_of(good) == ["cell 0: reached"]
 
 
-NO_SUCH_CELL = {"cells": [{"cell_type": "no", "metadata": {}, "source": ""}], "nbformat": 4, "nbformat_minor": 5}
+NO_SUCH_CELL = {"cells": [{"id": "a", "cell_type": "no", "metadata": {}, "source": ""}], "nbformat": 4, "nbformat_minor": 5}
 
 
 @pytest.mark.parametrize("content", [None, "{", json.dumps(NO_SUCH_CELL | {"metadata": {}})])
