@@ -87,10 +87,11 @@ def test_an_error_fails_whatever_tags_say_and_others_still_run(tmp_path, capsys)
     assert text_of(good) == ["cell 0: reached"]
 
 
-NO_SUCH_CELL = {"cells": [{"id": "a", "cell_type": "no", "metadata": {}, "source": ""}], "nbformat": 4, "nbformat_minor": 5}
+CELL = {"id": "a", "cell_type": "no such type", "metadata": {}, "source": ""}
+BAD = {"cells": [CELL], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
-@pytest.mark.parametrize("content", [None, "{", json.dumps(NO_SUCH_CELL | {"metadata": {}})])
+@pytest.mark.parametrize("content", [None, "{", json.dumps(BAD)])
 def test_what_is_no_notebook_fails(tmp_path, capsys, content):
     path = tmp_path / "a.ipynb"
     if content is not None:
