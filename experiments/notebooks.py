@@ -80,9 +80,6 @@ def execute(notebook: Any, folder: Path) -> Any:
     Raises:
         CellExecutionError, CellTimeoutError, DeadKernelError: a cell failed; no tag excuses it.
     """
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory() as scratch:
         kernel = AsyncKernelManager(
             kernel_name="python3",
@@ -101,8 +98,6 @@ def execute(notebook: Any, folder: Path) -> Any:
         )
         client.execute(cleanup_kc=True, env=os.environ | {"IPYTHONDIR": scratch})
     notebook.metadata = nbformat.from_dict(METADATA | {"slhf": {"executed": digest(notebook)}})
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({})
     return notebook
 
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from experiments import notebooks
-from experiments.notebooks import FOLDER, digest, main
+from experiments.notebooks import FOLDER, METADATA, digest, main
 
 COMMITTED = sorted(FOLDER.glob("*.ipynb"))
 
@@ -25,6 +25,7 @@ def test_a_committed_notebook_was_executed_as_it_stands(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert notebook.metadata["slhf"]["executed"] == digest(notebook), "edited since: run experiments/notebooks.py"
+    assert {name: notebook.metadata[name] for name in notebook.metadata if name != "slhf"} == METADATA
     outputs = [output for cell in code for output in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert any("image/png" in o.get("data", {}) for o in outputs)
@@ -56,6 +57,7 @@ def test_executed_by_this_python_and_the_same_bytes_again(tmp_path, monkeypatch,
     assert text_of(path) == [f"cell 1: {sys.executable}", f"cell 1: {tmp_path}", "cell 1: 2"]
     assert "shows other text" in capsys.readouterr().out
     first = path.read_bytes()
+    assert set(nbformat.read(path, as_version=4).metadata) == {*METADATA, "slhf"}
     assert main(["--check", str(path)]) == 0
     assert main([str(path)]) == 0
     assert path.read_bytes() == first
@@ -85,16 +87,27 @@ def test_an_error_fails_whatever_tags_say_and_others_still_run(tmp_path, capsys)
     assert text_of(good) == ["cell 0: reached"]
 
 
-NO_SUCH_CELL = {"cells": [{"cell_type": "no", "metadata": {}, "source": ""}], "nbformat": 4, "nbformat_minor": 5}
+CELL = {"id": "a", "cell_type": "no such type", "metadata": {}, "source": ""}
+BAD = {"cells": [CELL], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
-@pytest.mark.parametrize("content", [None, "{", json.dumps(NO_SUCH_CELL | {"metadata": {}})])
+@pytest.mark.parametrize("content", [None, "{", json.dumps(BAD)])
 def test_what_is_no_notebook_fails(tmp_path, capsys, content):
     path = tmp_path / "a.ipynb"
     if content is not None:
         path.write_text(content)
     assert main([str(path)]) == 1
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_an_edit_of_code_is_noticed_and_one_of_text_is_not():
+    notebook = nbformat.read(COMMITTED[0], as_version=4)
+    before = digest(notebook)
+    next(cell for cell in notebook.cells if cell.cell_type == "markdown").source += " More."
+    assert digest(notebook) == before
+    notebook.cells[-2].source += "\n1"
+    assert notebook.cells[-2].cell_type == "code"
+    assert digest(notebook) != before
 
 
 def test_no_notebook_is_no_success(tmp_path, monkeypatch, capsys):
