@@ -178,12 +178,13 @@ def test_the_budget_is_the_runs_and_a_question_is_put_back(server, config):
 
 
 def test_no_connection_and_a_late_answer_are_failures(server, config):
-    server.crowd = 2  # waits for a second request, which a judge with one at a time does not send
+    server.crowd = 100  # requests are waited for, more than come
     with pytest.raises(JudgeError, match=r"no answer within 0\.05 s"):
         ask(ServerJudge(replace(config, timeout_seconds=0.05, concurrency=1)), PROMPTS, A, B)
     server.stop()
     with pytest.raises(JudgeError, match="ConnectError"):
         ask(ServerJudge(config), PROMPTS, A, B)
+    server.crowd = 1
     server.start()
     np.testing.assert_allclose(ask(ServerJudge(config), PROMPTS, A, B), expected())
 
@@ -458,7 +459,7 @@ def test_what_counts_as_a_written_verdict(reply, letter):
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.floats(-12, 3), min_size=2, max_size=8), st.integers(1, 8))
 def test_letter_probabilities(logits, shown):
-    """Against the whole distribution: exact when all is shown, else off by at most UNSEEN, or refused."""
+    """Against the whole distribution: exact when all is shown, else off by at most .05, or refused."""
     tokens = ["A", "B", "The", "C", "a", "Both", " A", "\u2581B"][: len(logits)]
     logp = np.array(logits) - np.logaddexp.reduce(logits)
     mass = [np.exp(logp[[i for i, t in enumerate(tokens) if t.strip(" \u2581") == letter]]).sum() for letter in "AB"]
@@ -475,7 +476,7 @@ def test_letter_probabilities(logits, shown):
     if len(top) == len(tokens):
         assert found == pytest.approx(p, abs=1e-12)
     elif len(tokens) <= 6:  # one spelling of each letter
-        assert abs(found - p) <= UNSEEN
+        assert abs(found - p) <= 0.05
 
 
 @pytest.mark.parametrize(
