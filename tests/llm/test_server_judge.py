@@ -23,7 +23,6 @@ from llm.judges import ask
 from llm.judges.answer_store import AnswerStore
 from llm.judges.config import ServerJudgeConfig, identity, load_judge
 from llm.judges.server import (
-    UNSEEN,
     Candidate,
     Choice,
     Failed,
