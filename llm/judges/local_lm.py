@@ -3,6 +3,11 @@
 Its preference is the probability of "A" against "B" at the first token of its reply; nothing is sampled and nothing
 parsed. Only that token is computed: each text is read once, in batches of like length, and the vocabulary projection
 sees one position a text.
+
+A small model is a poor judge. The embedded SmolLM2-135M turned its verdict with the order in .88 of 135 comparisons (of
+answers of 32 tokens, its own and those of a policy trained from it), put .24 of its probability on the two letters, and
+its preferences lay between .40 and .67 (standard deviation .04): a faint signal to train on. The mean of both orders
+agreed with the attribute judge in .80 [.72, .87] of the 114 that it decides; one order alone in .66.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from llm.judges import FeatureJudge, ask
+from llm.judges import FeatureJudge, ask, drain
 from llm.judges.attributes import AttributeJudge, distinct_words, finished_sentences
 from llm.judges.matrix import MatrixJudge
 from llm.reward import fit_reward
@@ -43,6 +43,19 @@ def test_preferences_are_antisymmetric_and_equal_texts_tie(attributes):
     p = ask(attributes, [PROMPT] * len(a), a, b).reshape(len(texts), -1)
     np.testing.assert_allclose(p + p.T, 1)
     np.testing.assert_allclose(np.diag(p), 0.5)
+
+
+def test_it_says_how_often_each_attribute_is_with_the_majority(attributes):
+    a, b = [GOOD, LONGER] * len(DEGENERATE), [text for text in DEGENERATE.values() for _ in range(2)]
+    drain(attributes)
+    p, found = ask(attributes, [PROMPT] * len(a), a, b), drain(attributes)
+    ours, theirs = (attributes.features([PROMPT] * len(a), texts) for texts in (a, b))
+    won = p > 0.5  # no verdict goes against a here
+    agreement = (np.sign(ours - theirs)[won].mean(0) + 1) / 2
+    for name, value in zip(attributes.feature_names, agreement, strict=True):
+        assert found.pop(f"agreement_{name}") == pytest.approx(value)
+    assert found.pop("seconds_per_comparison") > 0
+    assert found == {"comparisons": len(a)}
 
 
 def test_features_do_not_depend_on_the_batch(attributes):

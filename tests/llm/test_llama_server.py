@@ -3,10 +3,11 @@
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,6 @@ evaluation: {{prompts: 1, rounds: 2, resamples: 10}}
     (path,) = (tmp_path / "runs" / "judged").glob("stackelberg_gda-*")
     assert [row["step"] for row in Run(path).metrics()] == [0, 1, 2, 3]
     assert kept == 3
-    with AnswerStore(tmp_path / "answers.sqlite", f"http://127.0.0.1:{server.port}/v1") as store:
-        (rows,) = store._connection.execute("SELECT count(*) FROM answers").fetchone()
+    with closing(sqlite3.connect(tmp_path / "answers.sqlite")) as answers:
+        (rows,) = answers.execute("SELECT count(*) FROM answers").fetchone()
     assert server.answered == rows > kept

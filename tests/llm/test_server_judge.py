@@ -23,7 +23,6 @@ from llm.judges import ask
 from llm.judges.answer_store import AnswerStore
 from llm.judges.config import ServerJudgeConfig, identity, load_judge
 from llm.judges.server import (
-    UNSEEN,
     Candidate,
     Choice,
     Failed,
@@ -178,12 +177,13 @@ def test_the_budget_is_the_runs_and_a_question_is_put_back(server, config):
 
 
 def test_no_connection_and_a_late_answer_are_failures(server, config):
-    server.crowd = 2  # waits for a second request, which a judge with one at a time does not send
+    server.crowd = 100  # requests are waited for, more than come
     with pytest.raises(JudgeError, match=r"no answer within 0\.05 s"):
         ask(ServerJudge(replace(config, timeout_seconds=0.05, concurrency=1)), PROMPTS, A, B)
     server.stop()
     with pytest.raises(JudgeError, match="ConnectError"):
         ask(ServerJudge(config), PROMPTS, A, B)
+    server.crowd = 1
     server.start()
     np.testing.assert_allclose(ask(ServerJudge(config), PROMPTS, A, B), expected())
 
@@ -332,13 +332,14 @@ def test_a_disk_that_fills_up_ends_the_run(server, config, monkeypatch):
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", small)
+    long = ["p" * 3000] * 4
+    distinct = len(set(questions(long)))
     with pytest.raises(JudgeError, match=r"database or disk is full.* Free its disk"):
-        ask(ServerJudge(replace(config, concurrency=1)), ["p" * 3000] * 4, A, B)
+        ask(ServerJudge(replace(config, concurrency=1)), long, A, B)
     monkeypatch.undo()
-    asked = server.requests
-    assert 1 < asked < 8
-    ask(ServerJudge(config), ["p" * 3000] * 4, A, B)
-    assert server.requests == 8 + 1  # one answer could not be kept
+    assert 1 < server.requests < distinct
+    ask(ServerJudge(config), long, A, B)
+    assert server.requests == distinct + 1  # one answer could not be kept
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(server, config, tmp_path, monkeypatch):
@@ -457,7 +458,7 @@ def test_what_counts_as_a_written_verdict(reply, letter):
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.floats(-12, 3), min_size=2, max_size=8), st.integers(1, 8))
 def test_letter_probabilities(logits, shown):
-    """Against the whole distribution: exact when all is shown, else off by at most UNSEEN, or refused."""
+    """Against the whole distribution: exact when all is shown, else off by at most .05, or refused."""
     tokens = ["A", "B", "The", "C", "a", "Both", " A", "\u2581B"][: len(logits)]
     logp = np.array(logits) - np.logaddexp.reduce(logits)
     mass = [np.exp(logp[[i for i, t in enumerate(tokens) if t.strip(" \u2581") == letter]]).sum() for letter in "AB"]
@@ -474,7 +475,7 @@ def test_letter_probabilities(logits, shown):
     if len(top) == len(tokens):
         assert found == pytest.approx(p, abs=1e-12)
     elif len(tokens) <= 6:  # one spelling of each letter
-        assert abs(found - p) <= UNSEEN
+        assert abs(found - p) <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -508,5 +509,5 @@ def test_a_sweep_names_it(config):
     assert isinstance(load_judge(sweep.judge, "cpu"), ServerJudge)
     with pytest.raises(ConfigError, match=r"judge.*url.*Field required"):
         load_sweep(quickstart, ["judge.kind=server", "judge.model=m"])
-    with pytest.raises(ConfigError, match=r"'verdit'\. Did you mean 'verdict'"):
+    with pytest.raises(ConfigError, match=r"'judge\.verdit'\. Did you mean 'judge\.verdict'"):
         load_sweep(quickstart, ["judge.kind=server", "judge.verdit=text"])
