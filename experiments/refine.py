@@ -30,7 +30,7 @@ from llm.judges import ask
 from llm.judges.config import AttributeJudgeConfig, load_judge
 from llm.policy import FOLLOWER, LoRA, Policy, default_device
 from llm.refine import refine
-from slhf.errors import ConfigError, InvalidData, RunError, SLHFError, require_at_least
+from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, SLHFError, require_at_least
 from slhf.runs import sync, write_json
 
 TEMPERATURE, MAX_NEW_TOKENS = 0.7, 128
@@ -56,8 +56,8 @@ class Command:
     """
 
     prompts: tyro.conf.Positional[str]
-    """A .txt file, one prompt a line; a .jsonl, .csv or .parquet file with a field "prompt", and perhaps "answer", which
-    is then round 1 and no Leader is asked; or - for standard input, lines of text or of JSON."""
+    """A .txt file, one prompt a line; a .jsonl, .csv or .parquet file with a field "prompt", and perhaps "answer": it
+    is then round 1, and no Leader is asked; or - for standard input, lines of text or of JSON."""
     model: str | None = None
     """The Leader: "embedded", a directory or a hub id. By default what --adapter was trained on, else "embedded"."""
     adapter: Path | None = None
@@ -83,11 +83,6 @@ class Command:
     """Of all draws; each prompt draws from a stream of its own."""
     judge: bool = False
     """In the end, print how often each round is preferred to round 1 by the judge of text attributes."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, rounds=1, batch_size=1, max_new_tokens=1)
-        if self.temperature is not None and not self.temperature > 0:
-            raise ConfigError(f"--temperature {self.temperature}: must be positive.")
 
 
 @dataclass(frozen=True)
@@ -117,8 +112,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def check_options(command: Command) -> None:
+    """Refuse numbers out of range (not when parsing: the parser would make it an error of its own).
+
+    Raises:
+        InvalidParameter: naming the option.
+    """
+    require_at_least(command, rounds=2 if command.judge else 1, batch_size=1, max_new_tokens=1)
+    if command.temperature is not None and not command.temperature > 0:
+        raise InvalidParameter(f"Command.temperature = {command.temperature}: must be positive.")
+
+
 def run(command: Command) -> None:
     """Read, refine what is not yet there, and judge if asked to."""
+    check_options(command)
     table = read_prompts(command.prompts)
     prompts = table.texts("prompt")
     first = table.texts("answer") if table.has("answer") else None
