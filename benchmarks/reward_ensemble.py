@@ -175,8 +175,8 @@ def report(result: dict[str, Any]) -> str:
         f"K = {settings['heads']} heads of rank 16 on SmolLM2-135M, {settings['pairs']} pairs with answers of "
         f"{settings['words'] // 2} to {settings['words']} words; {machine['device']}, {settings['threads']} threads; "
         f"{settings['rounds']} rounds; torch {machine['torch']}, transformers {machine['transformers']}, "
-        f"peft {machine['peft']}. Median seconds ({settings['clock']} time); times slower than ours: median over rounds "
-        "(least – most).",
+        f"peft {machine['peft']}. Median seconds ({settings['clock']} time); times slower than ours: median over "
+        "rounds (least – most).",
         "",
         "| adapters on | dtype | ours s | batched s | one at a time s | batched slower | one at a time slower | "
         "FLOP saved | ours at share of the machine's FLOP/s | greatest difference (spread) |",
