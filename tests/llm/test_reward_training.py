@@ -162,6 +162,21 @@ def test_heads_trained_together_are_as_if_trained_alone(base, tmp_path):
     assert not torch.allclose(together.score[0], together.score[1], atol=1e-2)
 
 
+def test_an_epoch_is_every_conversation_once_in_an_order_of_its_own(base, tmp_path, monkeypatch):
+    read, of_all = [], reward_training.backward
+
+    def backward(reader, batch, config):
+        read.append([id(example) for example in batch])
+        return of_all(reader, batch, config)
+
+    monkeypatch.setattr(reward_training, "backward", backward)
+    trained(base, tmp_path, comparisons(16, seed=0), RewardTrainConfig(LORA, epochs=2, batch_size=5))
+    first, second = ([x for batch in half for x in batch] for half in (read[: len(read) // 2], read[len(read) // 2 :]))
+    assert len(set(first)) == len(first) == len(gather(comparisons(16, seed=0)))
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
 class Killed(Exception):
     pass
 
