@@ -21,7 +21,7 @@ from experiments import contestants, process
 from experiments.config import EvaluationConfig, build_judge
 from experiments.evaluation import Examination, examine
 from llm import embedded
-from llm.data import load_prompts
+from llm.data import Split, load_prompts
 from llm.judges.config import JudgeConfig, load_judge
 from llm.policy import default_device
 from slhf.errors import ConfigError, SLHFError
@@ -69,7 +69,7 @@ class Command:
     """A kind of judge and its settings, as a sweep file's judge has them: KIND[,KEY=VALUE...]."""
     prompts: str = "embedded"
     """Where prompts come from, as a sweep's prompts.source."""
-    split: str = "heldout"
+    split: Split = "heldout"
     """Which of them."""
     count: int | None = None
     """How many prompts; by default all of the split."""

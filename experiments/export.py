@@ -21,7 +21,7 @@ if __name__ == "__main__":
 from experiments import contestants, process
 from experiments.evaluation import Contestant
 from llm import embedded
-from llm.data import load_prompts
+from llm.data import Split, load_prompts
 from llm.embedded import from_pretrained
 from llm.generation import TransformersGenerator
 from llm.policy import merged
@@ -56,7 +56,7 @@ class Command:
     """Whose answers. The harness asks a model once, so lm_eval is for the Leader."""
     prompts: str = "embedded"
     """alpaca_eval: AlpacaEval's own alpaca_eval.json, or prompts as a sweep's prompts.source gives them."""
-    split: str = "heldout"
+    split: Split = "heldout"
     """alpaca_eval: which of them."""
     name: str | None = None
     """alpaca_eval: the generator's name; by default that of the run's directory and the role."""
@@ -109,7 +109,7 @@ def to_alpaca_eval(one: Contestant, command: Command) -> str:
     return f"alpaca_eval --model_outputs {shlex.quote(str(command.out))}"
 
 
-def instructions(source: str, split: str) -> list[dict[str, str]]:
+def instructions(source: str, split: Split) -> list[dict[str, str]]:
     """Rows with "instruction" and, from AlpacaEval's own file, "dataset"; others belong to the data set "slhf".
 
     Raises:

@@ -225,7 +225,7 @@ def ablated(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
 
     Seeds are a setting of their own only for runs that differ in nothing else.
     """
-    found = []
+    found: list[tuple[str, list[RunRecord]]] = []
     keys = dict.fromkeys(key for run in runs for key in run.config if key not in ("name", "seed"))
     for key in [*keys, "seed"]:
         groups: dict[Any, list[RunRecord]] = {}
