@@ -129,7 +129,6 @@ def run(command: Command) -> str:
     """Train and measure unless that is done; returns what to print."""
     config, device = settings(command), default_device()
     source: dict[str, Any]
-    source: dict[str, Any]
     if command.data == "embedded":
         preferences, source = None, {"prompts": command.prompts, "answers": command.answers or ANSWERS}
     else:
