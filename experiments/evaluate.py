@@ -22,7 +22,7 @@ from experiments.config import EvaluationConfig, build_judge
 from experiments.evaluation import Examination, examine
 from llm import embedded
 from llm.data import Split, load_prompts
-from llm.judges.config import JudgeConfig, load_judge
+from llm.judges.config import JudgeConfig, identity, load_judge
 from llm.policy import default_device
 from slhf.errors import ConfigError, SLHFError
 from slhf.runs import Run, write_atomically
@@ -132,7 +132,7 @@ def evaluate(command: Command) -> tuple[Run, dict[str, Any]]:
     described = [
         {"title": one.title, "model": asdict(one.model), "weights": contestants.fingerprint(one)} for one in taking_part
     ]
-    config = {"contestants": described, "judge": asdict(judge), "prompts": prompts[:count]}
+    config = {"contestants": described, "judge": identity(judge), "prompts": prompts[:count]}
     run = Run.open(command.out, "evaluation", {**config, "evaluation": asdict(settings), "seed": command.seed})
     with run.lock():
         if not run.finished:

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.config import build_algorithm, load_sweep, runs_of
+from experiments.config import LanguageModelSweep, build_algorithm, load_sweep, runs_of
 from experiments.run import HERE
 from slhf.errors import ConfigError
 
@@ -11,7 +11,10 @@ FINITE = HERE / "sweeps" / "finite_answers.yaml"
 @pytest.mark.parametrize("path", sorted((HERE / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_sweep_of_the_project_loads(path):
     for sweep in load_sweep(path):
-        assert [build_algorithm(entry).name for entry in sweep.algorithms]
+        if isinstance(sweep, LanguageModelSweep):
+            assert runs_of(sweep)
+        else:
+            assert [build_algorithm(entry).name for entry in sweep.algorithms]
 
 
 def test_overrides_by_path_by_algorithm_and_by_last_part():

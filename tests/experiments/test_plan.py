@@ -19,7 +19,8 @@ from llm.trunk import frozen_layers, read_lower
 from slhf.algorithms import RLOO, NashMD, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
 
-BIG = sorted(path for path in (HERE / "sweeps").glob("*.yaml") if path.stem not in ("quickstart", "finite_answers"))
+SMALL_SWEEPS = ("quickstart", "hour", "finite_answers")
+BIG = sorted(path for path in (HERE / "sweeps").glob("*.yaml") if path.stem not in SMALL_SWEEPS)
 PUBLISHED = {  # parameters, from the safetensors index of each model on the hub
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
     "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
