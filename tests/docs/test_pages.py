@@ -47,7 +47,7 @@ def commands():
 def test_a_command_that_is_not_run_names_files_modules_and_keys_that_exist(page, command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command, comments=True)
-    if "-m" in words[:2] or (words[0] == "torchrun"):
+    if words[:2] == ["python", "-m"] or words[0] == "torchrun":
         words = words[words.index("-m") :] if "-m" in words else words[[w.endswith(".py") for w in words].index(True) :]
         assert words[0] != "-m" or find_spec(words[1])
     elif words[0] == "python":

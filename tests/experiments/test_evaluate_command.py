@@ -200,7 +200,9 @@ def test_the_followers_outputs_are_the_second_round(place, tmp_path):
     rows = json.loads(out.read_text())
     policy = one.load()
     seed = export.derive_seed(0, "alpaca_eval", 0)
-    rounds = export.refine(policy, export.TransformersGenerator(policy), PROMPTS, 2, 3, seed)
+    prompts = [row["instruction"] for row in rows]
+    assert sorted(prompts) == sorted(PROMPTS)
+    rounds = export.refine(policy, export.TransformersGenerator(policy), prompts, 2, 3, seed)
     assert [row["output"] for row in rows] == rounds[1]
     assert {(row["generator"], row["dataset"]) for row in rows} == {("mine", "slhf")}
 

@@ -20,7 +20,8 @@ ORDERS = REWARD | {"order_disagreement", "first_preferred"}
 def tiny(tmp_path):
     """Arguments that make the quickstart tiny."""
     finite.build_model(tmp_path / "policy", list("abc"), seed=0)
-    lines = [{"prompt": word, "split": split} for word in ("choose", "prompt") for split in ("train", "heldout")]
+    words = {"train": ("choose", "prompt"), "heldout": ("answer", "previous")}
+    lines = [{"prompt": word, "split": split} for split in words for word in words[split]]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     settings = {
         "model.name": tmp_path / "policy",
