@@ -135,7 +135,7 @@ def test_written_letters_are_the_likelier_ones(server, tmp_path):
 def test_a_run_ended_by_its_server_goes_on(server, tmp_path, monkeypatch, capsys):
     """The command, with a tiny policy: the server dies in the second step, the budget ends the run, it resumes."""
     finite.build_model(tmp_path / "model", ["yes", "no", "maybe"], seed=0)
-    prompts = [{"prompt": "choose", "split": split} for split in ("train", "heldout")]
+    prompts = [{"prompt": "choose", "split": "train"}, {"prompt": "prompt", "split": "heldout"}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     sweep = f"""
 name: judged
