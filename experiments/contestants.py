@@ -10,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from transformers import AutoConfig
 
 from experiments.evaluation import Contestant, trained_contestant
 from llm import checkpoint
 from llm.config import ModelConfig
 from llm.embedded import from_pretrained
+from llm.policy import FOLLOWER, LoRA
 from slhf.errors import ConfigError, MissingResource, RunError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+WEIGHTS = (".safetensors", ".bin")
+"""How files of weights end."""
 
 
 def resolve(title: str, what: str) -> tuple[Contestant, bool]:
@@ -42,8 +45,7 @@ def resolve(title: str, what: str) -> tuple[Contestant, bool]:
         if run is not None:
             return of_run(title, run, path), True
         if (path / "adapter_config.json").is_file():
-            base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-            return Contestant(title, title, as_is(str(base), "float32"), path), False
+            return of_adapter(title, path), False
         if not (path / "config.json").is_file():
             raise ConfigError(
                 f"{title}: {path} is neither a run (manifest.json), an adapter (adapter_config.json) nor a model "
@@ -62,13 +64,30 @@ def as_is(name: str, dtype: Any = "bfloat16") -> ModelConfig:
     return ModelConfig(name, dtype=dtype, lora=None)
 
 
+def of_adapter(title: str, path: Path) -> Contestant:
+    """The policy of an adapter outside a run, on the model it names; the Follower's own is in the folder "follower".
+
+    Raises:
+        ConfigError: there is one for each role, but not LoRA on modules given by name.
+    """
+    shape = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    model = as_is(str(shape.get("base_model_name_or_path")), "float32")
+    if not (path / FOLLOWER / "adapter_config.json").is_file():
+        return Contestant(title, title, model, path)
+    if shape.get("peft_type") != "LORA" or not isinstance(shape.get("target_modules"), list):
+        raise ConfigError(f"{title}: {path} holds two roles' adapters, but not LoRA with a list of modules.")
+    layers = shape.get("layers_to_transform")
+    lora = LoRA(shape["r"], shape["lora_alpha"], layers and len(layers), tuple(sorted(shape["target_modules"])))
+    return Contestant(title, title, replace(model, lora=lora, sharing="two"), path, trained_follower=True)
+
+
 def of_run(title: str, run: Path, place: Path) -> Contestant:
     """The policy of a run directory; ``place`` is the run itself or something in one of its checkpoints."""
-    config = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
     try:
+        config = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
         model = TypeAdapter(ModelConfig).validate_python(config["model"])
         algorithm = config["algorithm"]["name"]
-    except (KeyError, TypeError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{title}: {run} is not a run that trained a language model.") from error
     inside = [saved for saved in checkpoint.find_all(run) if place.absolute().is_relative_to(saved.absolute())]
     saved = inside[0] if inside else checkpoint.latest(run)
@@ -101,7 +120,7 @@ def fingerprint(one: Contestant) -> dict[str, str]:
     """What tells a contestant's weights from others of the same path: digests of the files; hub ids as they are."""
     places = [Path(place) for place in (one.model.name, one.adapter) if place is not None and Path(place).is_dir()]
     digests = {}
-    for file in sorted(file for place in places for file in place.rglob("*.safetensors")):
+    for file in sorted(file for place in places for file in place.rglob("*") if file.suffix in WEIGHTS):
         with file.open("rb") as content:
             digests[f"{file.parent.name}/{file.name}"] = hashlib.file_digest(content, "sha256").hexdigest()[:16]
     return digests

@@ -7,11 +7,12 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import tyro
 
@@ -21,19 +22,20 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from experiments import process
-from llm import checkpoint, embedded
+from experiments import contestants, process
+from experiments.evaluation import Contestant
+from llm import embedded
 from llm.data.sources import Table, json_table, open_source
 from llm.evaluate import bootstrap
-from llm.generation import Generator, TransformersGenerator
+from llm.generation import TransformersGenerator
 from llm.judges import ask
 from llm.judges.config import AttributeJudgeConfig, load_judge
-from llm.policy import FOLLOWER, LoRA, Policy, default_device
+from llm.policy import default_device
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, SLHFError, require_at_least
 from slhf.runs import sync, write_json
 
-TEMPERATURE, MAX_NEW_TOKENS = 0.7, 128
+MAX_NEW_TOKENS = 128
 """Where neither the command nor a run says otherwise."""
 RESAMPLES = 10_000
 
@@ -46,27 +48,25 @@ class Command:
     has them. Start the same command again after an interruption: it goes on where it stopped, and the result is the
     one of an uninterrupted run. Settings are kept beside the output, in NAME.settings.json.
 
+    Leader and Follower are each a run directory (its last checkpoint), a checkpoint in one, the directory of a peft
+    adapter or of a model, a hub id, or "embedded".
+
     Examples:
       python experiments/refine.py prompts.txt
       echo "Why is the sky blue?" | python experiments/refine.py - --rounds 4 --judge
-      python experiments/refine.py prompts.jsonl --adapter runs/quickstart/stackelberg_gda-HASH --out refined.jsonl
-      python experiments/refine.py prompts.jsonl --model Qwen/Qwen2.5-0.5B-Instruct
-          --follower embedded --follower-adapter runs/quickstart/stackelberg_gda-HASH
-      python experiments/refine.py answered.jsonl --follower-adapter runs/quickstart/stackelberg_gda-HASH
+      python experiments/refine.py prompts.jsonl --leader runs/quickstart/stackelberg_gda-HASH --out refined.jsonl
+      python experiments/refine.py prompts.jsonl --leader Qwen/Qwen2.5-0.5B-Instruct
+          --follower runs/quickstart/stackelberg_gda-HASH
+      python experiments/refine.py answered.jsonl --follower runs/quickstart/stackelberg_gda-HASH
     """
 
     prompts: tyro.conf.Positional[str]
     """A .txt file, one prompt a line; a .jsonl, .csv or .parquet file with a field "prompt", and perhaps "answer": it
     is then round 1, and no Leader is asked; or - for standard input, lines of text or of JSON."""
-    model: str | None = None
-    """The Leader: "embedded", a directory or a hub id. By default what --adapter was trained on, else "embedded"."""
-    adapter: Path | None = None
-    """The Leader's trained weights: a run directory (its latest checkpoint is taken), a checkpoint or an adapter."""
+    leader: str | None = None
+    """Who answers first; by default "embedded"."""
     follower: str | None = None
-    """The Follower's model, where it is another. By default what --follower-adapter was trained on, else the Leader
-    plays both roles."""
-    follower_adapter: Path | None = None
-    """The Follower's trained weights, as for --adapter."""
+    """Who improves the answers; by default the Leader plays both roles."""
     out: Path = Path("refined.jsonl")
     """Where the answers go."""
     rounds: int = 3
@@ -74,11 +74,9 @@ class Command:
     temperature: float | None = None
     """Sampling temperature; by default each run's own, else 0.7."""
     max_new_tokens: int | None = None
-    """Longest answer in tokens; by default the Follower's run's own, else 128."""
+    """Longest answer in tokens; by default each run's own, else 128."""
     batch_size: int = 8
     """Prompts at a time."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the base weights."""
     seed: int = 0
     """Of all draws; each prompt draws from a stream of its own."""
     judge: bool = False
@@ -86,13 +84,27 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What to load for a role: a model, and the folder of its adapter."""
+class Task:
+    """What is refined, by whom and how."""
 
-    model: str
-    adapter: Path | None = None
-    temperature: float | None = None
-    max_new_tokens: int | None = None
+    command: Command
+    prompts: list[str]
+    first: list[str] | None
+    """Given answers of round 1."""
+    leader: Contestant | None
+    """None where the first answers are given."""
+    follower: Contestant
+    """The same object as the Leader if one model plays both roles."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that the answers depend on, beside the prompts, as JSON: the weights by their digests."""
+
+        def of(one: Contestant) -> dict[str, Any]:
+            return {"model": asdict(one.model), "weights": contestants.fingerprint(one)}
+
+        roles = {"leader": "given" if self.leader is None else of(self.leader), "follower": of(self.follower)}
+        numbers = {name: getattr(self.command, name) for name in ("rounds", "batch_size", "seed")}
+        return json.loads(json.dumps({**roles, **numbers}))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,23 +138,43 @@ def check_options(command: Command) -> None:
 def run(command: Command) -> None:
     """Read, refine what is not yet there, and judge if asked to."""
     check_options(command)
-    table = read_prompts(command.prompts)
-    prompts = table.texts("prompt")
-    first = table.texts("answer") if table.has("answer") else None
-    for row, prompt in enumerate(prompts):
-        if not prompt.strip():
-            raise table.malformed(row, "prompt", "is empty")
-    if first is not None and (command.model or command.adapter):
-        raise ConfigError(f'{table.name} gives first answers ("answer"): leave out --model and --adapter.')
-    leader, follower = find_weights(command)
-    settings = settings_of(command, leader, follower, given=first is not None)
-    with opened(command.out, settings) as file:
-        done = resume(file, command.out, prompts, first)
-        if done < len(prompts):
-            refine_rest(command, settings, leader, follower, prompts, first, file, done)
+    task = read_task(command)
+    with opened(command.out, task.settings()) as file:
+        done = resume(file, task)
+        if done < len(task.prompts):
+            refine_rest(task, file, done)
     if command.judge:
         print(verdict(command.out))
     print(f"Answers: {command.out}", file=sys.stderr)
+
+
+def read_task(command: Command) -> Task:
+    """The prompts and who is asked.
+
+    Raises:
+        InvalidData: of the prompts; line and field are named.
+        ConfigError, MissingResource, RunError: a Leader beside given answers, or no such Leader or Follower.
+    """
+    table = read_prompts(command.prompts)
+    prompts = table.texts("prompt")
+    for row, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise table.malformed(row, "prompt", "is empty")
+    if table.has("answer"):
+        if command.leader is not None:
+            raise ConfigError(f'{table.name} gives first answers ("answer"): leave out --leader.')
+        follower = player("Follower", command.follower or "embedded", command)
+        return Task(command, prompts, table.texts("answer"), None, follower)
+    leader = player("Leader", command.leader or "embedded", command)
+    follower = leader if command.follower is None else player("Follower", command.follower, command)
+    return Task(command, prompts, None, leader, follower)
+
+
+def player(title: str, what: str, command: Command) -> Contestant:
+    """Who plays a role, with the command's sampling settings, else its run's own, else the defaults."""
+    found = contestants.resolve(title, what)
+    longest = command.max_new_tokens or (None if found[1] else MAX_NEW_TOKENS)
+    return contestants.sampled_alike([found], command.temperature, longest)[0]
 
 
 def read_prompts(source: str) -> Table:
@@ -175,76 +207,6 @@ def read_prompts(source: str) -> Table:
     return table
 
 
-def find_weights(command: Command) -> tuple[Weights, Weights]:
-    """What the Leader and the Follower are; the same object if one model plays both roles.
-
-    Raises:
-        ConfigError: an adapter is not there.
-    """
-    leader = weights_at(command.model, command.adapter)
-    if command.follower is None and command.follower_adapter is None:
-        return leader, leader
-    return leader, weights_at(command.follower, command.follower_adapter)
-
-
-def weights_at(model: str | None, path: Path | None) -> Weights:
-    """The weights of a run directory, a checkpoint, an adapter, or a bare model.
-
-    Raises:
-        ConfigError: there are none at ``path``.
-    """
-    if path is None:
-        return Weights(model or "embedded")
-    if not path.is_dir():
-        raise ConfigError(f"There is no directory {path}; give a run, a checkpoint or an adapter.")
-    found = path
-    if (path / "manifest.json").is_file():
-        latest = checkpoint.latest(path)
-        if latest is None:
-            raise ConfigError(f"The run {path} holds no checkpoint yet.")
-        found = latest
-    if (found / "adapter").is_dir():
-        found = found / "adapter"
-    trained = run_settings(found)
-    if (found / "adapter_config.json").is_file():
-        recorded = json.loads((found / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        name, adapter = model or trained.get("name") or recorded, found
-    elif (found / "config.json").is_file():  # all weights were trained, without an adapter
-        if model is not None:
-            raise ConfigError(f"{found} is a whole model; give it alone, without a model for it.")
-        name, adapter = str(found), None
-    else:
-        raise ConfigError(f"{path} is neither a run, nor a checkpoint, nor an adapter (no adapter_config.json).")
-    return Weights(name, adapter, trained.get("temperature"), trained.get("max_new_tokens"))
-
-
-def run_settings(adapter: Path) -> dict[str, Any]:
-    """What the run that an adapter belongs to says of its model; empty for one that stands alone."""
-    manifest = adapter.resolve().parent.parent / "manifest.json"
-    return json.loads(manifest.read_text(encoding="utf-8"))["config"]["model"] if manifest.is_file() else {}
-
-
-def settings_of(command: Command, leader: Weights, follower: Weights, given: bool) -> dict[str, Any]:
-    """All that the answers depend on, beside the prompts."""
-
-    def of(weights: Weights) -> dict[str, Any]:
-        return {
-            "model": weights.model,
-            "adapter": None if weights.adapter is None else str(weights.adapter.resolve()),
-            "temperature": command.temperature or weights.temperature or TEMPERATURE,
-        }
-
-    return {
-        "leader": "given" if given else of(leader),
-        "follower": of(follower),
-        "rounds": command.rounds,
-        "max_new_tokens": command.max_new_tokens or follower.max_new_tokens or MAX_NEW_TOKENS,
-        "batch_size": command.batch_size,
-        "dtype": command.dtype,
-        "seed": command.seed,
-    }
-
-
 @contextmanager
 def opened(out: Path, settings: dict[str, Any]) -> Iterator[IO[bytes]]:
     """The output for reading and appending, ours alone, and begun with the same settings.
@@ -272,7 +234,7 @@ def opened(out: Path, settings: dict[str, Any]) -> Iterator[IO[bytes]]:
         yield file
 
 
-def resume(file: IO[bytes], out: Path, prompts: list[str], first: list[str] | None) -> int:
+def resume(file: IO[bytes], task: Task) -> int:
     """How many rows are done; a last line that a crash cut off is removed.
 
     Raises:
@@ -284,85 +246,56 @@ def resume(file: IO[bytes], out: Path, prompts: list[str], first: list[str] | No
     file.truncate(len(whole))
     rows = [json.loads(line) for line in whole.splitlines()]
     for number, row in enumerate(rows):
-        same = number < len(prompts) and row["prompt"] == prompts[number]
-        if not same or (first is not None and row["answers"][0] != first[number]):
-            raise RunError(f"{out}, line {number + 1} is of another prompt or first answer; give another --out.")
+        same = number < len(task.prompts) and row["prompt"] == task.prompts[number]
+        if not same or (task.first is not None and row["answers"][0] != task.first[number]):
+            raise RunError(
+                f"{task.command.out}, line {number + 1} is of another prompt or first answer; give another --out."
+            )
     return len(rows)
 
 
-def refine_rest(
-    command: Command,
-    settings: dict[str, Any],
-    leader: Weights,
-    follower: Weights,
-    prompts: list[str],
-    first: list[str] | None,
-    file: IO[bytes],
-    done: int,
-) -> None:
+def refine_rest(task: Task, file: IO[bytes], done: int) -> None:
     """Append the rows from ``done`` on.
 
     Batches start at multiples of the batch size whatever was interrupted, since rounding may depend on the rows of a
     batch: one that was cut short is computed again as a whole.
     """
-    device = default_device()
-    player = load(follower, settings["follower"], command, device)
-    asked = player
-    if first is None and leader is not follower:
-        asked = load(leader, settings["leader"], command, device)
+    size, prompts = task.command.batch_size, task.prompts
     with tqdm(total=len(prompts), initial=done, desc="refining", unit="prompt") as bar:
-        for start in range(done - done % command.batch_size, len(prompts), command.batch_size):
-            batch = slice(start, start + command.batch_size)
-            rounds = refine(
-                *asked,
-                prompts[batch],
-                command.rounds,
-                settings["max_new_tokens"],
-                command.seed,
-                follower=player,
-                first=None if first is None else first[batch],
-                first_row=start,
-            )
-            new = [
-                {"row": start + i + 1, "prompt": prompt, "answers": list(answers)}
-                for i, (prompt, *answers) in enumerate(zip(prompts[batch], *rounds, strict=True))
-                if start + i >= done
+        answer = answering(task)
+        for start in range(done - done % size, len(prompts), size):
+            rounds = zip(prompts[start : start + size], *answer(start), strict=True)
+            rows = [
+                {"row": row, "prompt": prompt, "answers": list(answers)}
+                for row, (prompt, *answers) in enumerate(rounds, start + 1)
             ]
+            new = rows[max(0, done - start) :]
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode())
             file.flush()
             os.fsync(file.fileno())
             bar.update(len(new))
-    sync(command.out.resolve().parent)
+    sync(task.command.out.resolve().parent)
 
 
-def load(weights: Weights, settings: dict[str, Any], command: Command, device: str) -> tuple[Policy, Generator]:
-    """The policy that plays a role, and its sampler."""
-    if weights.adapter is None:
-        policy = Policy.as_is(weights.model, None, settings["temperature"], command.dtype, device)
-    else:
-        policy = Policy.load(
-            weights.model,
-            lora_of(weights.adapter),
-            weights.adapter,
-            temperature=settings["temperature"],
-            dtype=command.dtype,
-            device=device,
-            sharing="two" if (weights.adapter / FOLLOWER).is_dir() else "one",
-        )
-    return policy, TransformersGenerator(policy)
+def answering(task: Task) -> Callable[[int], list[list[str]]]:
+    """Load who is needed; the function gives all rounds of the batch that starts at a row."""
+    size, seed = task.command.batch_size, task.command.seed
 
+    def loaded(one: Contestant) -> Callable[..., list[list[str]]]:
+        policy, longest = one.load(), one.model.max_new_tokens
+        return partial(refine, policy, TransformersGenerator(policy), max_new_tokens=longest, seed=seed)
 
-def lora_of(adapter: Path) -> LoRA:
-    """The shape that an adapter has.
+    follower = loaded(task.follower)
+    leader = None if task.leader is None or task.leader is task.follower else loaded(task.leader)
 
-    Raises:
-        ConfigError: it is not a LoRA adapter on modules given by name.
-    """
-    found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    if found.get("peft_type") != "LORA" or not isinstance(found.get("target_modules"), list):
-        raise ConfigError(f"{adapter} is not a LoRA adapter with a list of modules.")
-    layers = found.get("layers_to_transform")
-    return LoRA(found["r"], found["lora_alpha"], layers and len(layers), tuple(sorted(found["target_modules"])))
+    def answer(start: int) -> list[list[str]]:
+        batch = slice(start, start + size)
+        prompts, first = task.prompts[batch], None if task.first is None else task.first[batch]
+        if leader is not None:
+            (first,) = leader(prompts, 1, first_row=start)
+        return follower(prompts, task.command.rounds, first=first, first_row=start)
+
+    return answer
 
 
 def verdict(out: Path) -> str:

@@ -1,7 +1,9 @@
 """The refining command on tiny models: what it writes, an interruption anywhere, and wrong input."""
 
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -36,9 +38,11 @@ def model(tmp_path_factory):
 def run(tmp_path_factory, model):
     """A run directory with two checkpoints, as training leaves it; the roles have an adapter each."""
     path = tmp_path_factory.mktemp("runs") / "stackelberg_gda-0123456789"
-    settings = {"name": str(model), "temperature": 0.9, "max_new_tokens": 4}
+    lora = {"rank": 4, "modules": list(finite.MODULES)}
+    settings = {"name": str(model), "dtype": "float32", "temperature": 0.9, "max_new_tokens": 4}
+    config = {"algorithm": {"name": "stackelberg_gda"}, "model": {**settings, "lora": lora, "sharing": "two"}}
     path.mkdir()
-    (path / "manifest.json").write_text(json.dumps({"config": {"model": settings}}))
+    (path / "manifest.json").write_text(json.dumps({"config": config}))
     for step in (2, 10):
         policy = Policy.load(str(model), LoRA(rank=4, modules=finite.MODULES), dtype="float32", sharing="two")
         move(policy, seed=step)
@@ -54,7 +58,7 @@ def prompts_file(tmp_path, rows=None):
 
 
 def start(prompts, out, *more):
-    return command.main([str(prompts), "--out", str(out), "--dtype", "float32", "--batch-size", "3", *map(str, more)])
+    return command.main([str(prompts), "--out", str(out), "--batch-size", "3", *map(str, more)])
 
 
 def rows_of(out):
@@ -114,7 +118,7 @@ def test_another_models_answers_are_read_as_text(tmp_path):
 
 def test_one_row_per_prompt_with_every_round(tmp_path, model, run):
     out = tmp_path / "new" / "refined.jsonl"
-    assert start(prompts_file(tmp_path), out, "--adapter", run) == 0
+    assert start(prompts_file(tmp_path), out, "--leader", run) == 0
     rows = rows_of(out)
     assert [(row["row"], row["prompt"]) for row in rows] == list(enumerate(PROMPTS, 1))
     latest = run / "checkpoint-000010" / "adapter"
@@ -124,46 +128,80 @@ def test_one_row_per_prompt_with_every_round(tmp_path, model, run):
     assert [row["answers"] for row in rows] == [list(answers) for answers in zip(*expected, strict=True)]
     settings = json.loads((out.parent / "refined.settings.json").read_text())
     assert settings["leader"] == settings["follower"]
-    assert settings["leader"]["adapter"] == str(latest)
-    assert (settings["leader"]["temperature"], settings["max_new_tokens"]) == (0.9, 4)
+    sampled = settings["leader"]["model"]
+    assert (sampled["temperature"], sampled["max_new_tokens"]) == (0.9, 4)
+    digest = hashlib.sha256((latest / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert digest.startswith(settings["leader"]["weights"]["adapter/adapter_model.safetensors"])
 
 
 def test_a_run_a_checkpoint_and_an_adapter_are_the_same_weights(tmp_path, run):
     places = (run, run / "checkpoint-000010", run / "checkpoint-000010" / "adapter")
     for i, place in enumerate(places):
-        assert start(prompts_file(tmp_path), tmp_path / f"{i}.jsonl", "--adapter", place) == 0
+        assert start(prompts_file(tmp_path), tmp_path / f"{i}.jsonl", "--leader", place) == 0
     first, *others = [(tmp_path / f"{i}.jsonl").read_bytes() for i in range(3)]
     assert all(other == first for other in others)
-    assert start(prompts_file(tmp_path), tmp_path / "old.jsonl", "--adapter", run / "checkpoint-000002") == 0
+    assert start(prompts_file(tmp_path), tmp_path / "old.jsonl", "--leader", run / "checkpoint-000002") == 0
     assert (tmp_path / "old.jsonl").read_bytes() != first
 
 
 def test_a_follower_for_the_answers_of_a_model_and_for_given_answers(tmp_path, model, run):
-    base = ("--model", model, "--max-new-tokens", 4, "--temperature", 0.9)
-    assert start(prompts_file(tmp_path), tmp_path / "a.jsonl", *base, "--follower-adapter", run) == 0
+    base = ("--leader", model, "--max-new-tokens", 4, "--temperature", 0.9)
+    assert start(prompts_file(tmp_path), tmp_path / "a.jsonl", *base, "--follower", run) == 0
     rows = rows_of(tmp_path / "a.jsonl")
     assert start(prompts_file(tmp_path), tmp_path / "base.jsonl", *base) == 0
     assert [row["answers"][0] for row in rows] == [row["answers"][0] for row in rows_of(tmp_path / "base.jsonl")]
     assert [row["answers"] for row in rows] != [row["answers"] for row in rows_of(tmp_path / "base.jsonl")]
     answered = prompts_file(tmp_path, [{"prompt": row["prompt"], "answer": row["answers"][0]} for row in rows])
-    assert start(answered, tmp_path / "b.jsonl", "--follower-adapter", run) == 0
+    assert start(answered, tmp_path / "b.jsonl", "--follower", run) == 0
     assert rows_of(tmp_path / "b.jsonl") == rows
+
+
+def test_an_adapter_of_two_roles_is_followed_by_its_follower_outside_its_run_too(tmp_path, run):
+    shutil.copytree(run / "checkpoint-000010" / "adapter", tmp_path / "copied")
+    sampled = ("--temperature", 0.9, "--max-new-tokens", 4)
+    for name, place in (("own", run), ("copy", tmp_path / "copied"), ("role", tmp_path / "copied" / "follower")):
+        assert start(prompts_file(tmp_path), tmp_path / f"{name}.jsonl", "--leader", place, *sampled) == 0
+    own, copied, role = (rows_of(tmp_path / f"{name}.jsonl") for name in ("own", "copy", "role"))
+    assert own == copied
+    assert [row["answers"][0] for row in own] != [row["answers"][0] for row in role]
+
+
+def test_each_role_samples_as_its_own_run_unless_the_command_says_otherwise(tmp_path, model, run):
+    """The Leader's answers end after 4 tokens, as its run says; the bare Follower's at the default."""
+    prompts = prompts_file(tmp_path)
+
+    def sampled(name, *more):
+        assert start(prompts, tmp_path / f"{name}.jsonl", "--leader", run, "--rounds", 2, *more) == 0
+        settings = json.loads((tmp_path / f"{name}.settings.json").read_text())
+        models = [settings[role]["model"] for role in ("leader", "follower")]
+        answers = [[row["answers"][i] for row in rows_of(tmp_path / f"{name}.jsonl")] for i in (0, 1)]
+        return [(m["temperature"], m["max_new_tokens"]) for m in models], answers
+
+    settings, (first, _) = sampled("alone")
+    assert settings == [(0.9, 4), (0.9, 4)]
+    settings, (led, improved) = sampled("mixed", "--follower", model)
+    assert settings == [(0.9, 4), (0.7, 128)]
+    assert led == first
+    assert max(len(text.split()) for text in improved) > 4 >= max(len(text.split()) for text in led)
+    settings, (led, improved) = sampled("told", "--follower", model, "--temperature", 1.5, "--max-new-tokens", 2)
+    assert settings == [(1.5, 2), (1.5, 2)]
+    assert max(len(text.split()) for text in led + improved) == 2
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 4, 6])
 def test_interrupted_anywhere_the_result_is_the_same_to_the_byte(tmp_path, run, monkeypatch, kept):
     """Killed after ``kept`` rows and a half of the next; batches are of 3."""
     prompts, whole, out = prompts_file(tmp_path), tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    assert start(prompts, whole, "--adapter", run) == 0
+    assert start(prompts, whole, "--leader", run) == 0
     lines = whole.read_bytes().splitlines(keepends=True)
-    assert start(prompts, out, "--adapter", run) == 0
+    assert start(prompts, out, "--leader", run) == 0
     out.write_bytes(b"".join(lines[:kept]) + lines[kept][:7])
     asked = []
     monkeypatch.setattr(command, "refine", lambda *a, **k: asked.append(k["first_row"]) or refine(*a, **k))
-    assert start(prompts, out, "--adapter", run) == 0
+    assert start(prompts, out, "--leader", run) == 0
     assert out.read_bytes() == whole.read_bytes()
     assert asked == [row for row in (0, 3, 6) if row + 3 > kept]
-    assert start(prompts, out, "--adapter", run) == 0  # finished: nothing is loaded or asked
+    assert start(prompts, out, "--leader", run) == 0  # finished: nothing is loaded or asked
     assert len(asked) == len([row for row in (0, 3, 6) if row + 3 > kept])
 
 
@@ -177,13 +215,13 @@ def test_rows_are_written_as_they_finish(tmp_path, run, monkeypatch, capsys):
         return refine(*arguments, **options)
 
     monkeypatch.setattr(command, "refine", stopping)
-    assert start(prompts_file(tmp_path), out, "--adapter", run) == 130
+    assert start(prompts_file(tmp_path), out, "--leader", run) == 130
     assert calls == [0, 3, 6]
     assert "goes on where it stopped" in capsys.readouterr().err
 
 
 def test_standard_input_holds_lines_of_text_or_json(tmp_path, model, monkeypatch):
-    base = ("--model", model, "--max-new-tokens", 3, "--rounds", 2)
+    base = ("--leader", model, "--max-new-tokens", 3, "--rounds", 2)
     (tmp_path / "p.txt").write_text("choose\n\n the choose \n")
     assert start(tmp_path / "p.txt", tmp_path / "file.jsonl", *base) == 0
     for name, text in (("text", "choose\n\nthe choose\n"), ("json", '{"prompt": "choose"}\n{"prompt": "the choose"}')):
@@ -201,7 +239,7 @@ class LongerIsBetter:
 def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatch, capsys):
     monkeypatch.setattr(command, "load_judge", lambda *_, **__: LongerIsBetter())
     out = tmp_path / "a.jsonl"
-    assert start(prompts_file(tmp_path), out, "--adapter", run, "--judge") == 0
+    assert start(prompts_file(tmp_path), out, "--leader", run, "--judge") == 0
     printed = capsys.readouterr().out
     for number in (2, 3):
         lengths = [(len(row["answers"][number - 1]), len(row["answers"][0])) for row in rows_of(out)]
@@ -218,16 +256,16 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
         ([{"prompt": "x", "answer": "y"}, {"prompt": "x"}], (), 'line 2: "answer" must be a text, not None'),
         ([{"text": "x"}], (), 'needs a field "prompt"; its columns are text'),
         ([], (), "prompts.jsonl is empty"),
-        ([{"prompt": "x", "answer": "y"}], ("--model", "embedded"), "gives first answers"),
-        ([{"prompt": "x"}], ("--adapter", "nowhere"), "There is no directory nowhere"),
-        ([{"prompt": "x"}], ("--model", "/no/such/model"), "Cannot load the model '/no/such/model'"),
+        ([{"prompt": "x", "answer": "y"}], ("--leader", "embedded"), "leave out --leader"),
+        ([{"prompt": "x"}], ("--leader", "/no/such/model"), "Leader: there is no directory /no/such/model"),
+        ([{"prompt": "x"}], ("--follower", "tests/nowhere"), "Follower: there is no directory tests/nowhere"),
+        ([{"prompt": "x", "answer": "y"}], ("--follower", "tests/no"), "Follower: there is no directory tests/no"),
         ([{"prompt": "x"}], ("--rounds", "0"), "Command.rounds = 0"),
         ([{"prompt": "x"}], ("--temperature", "0"), "Command.temperature = 0.0: must be positive"),
         ([{"prompt": "x"}], ("--rounds", "1", "--judge"), "Command.rounds = 1: must be at least 2"),
     ],
 )
-def test_wrong_input_is_one_line_and_a_status(tmp_path, capsys, monkeypatch, rows, more, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_wrong_input_is_one_line_and_a_status(tmp_path, capsys, rows, more, message):
     assert start(prompts_file(tmp_path, rows), tmp_path / "out.jsonl", *more) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
@@ -235,11 +273,15 @@ def test_wrong_input_is_one_line_and_a_status(tmp_path, capsys, monkeypatch, row
 
 
 def test_folders_that_hold_no_weights(tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "manifest.json").write_text("{}")
+    manifests = {"run": '{"config": {"algorithm": {"name": "rloo"}, "model": {}}}', "other": "{}", "broken": "{"}
+    for name, text in manifests.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(text)
     (tmp_path / "empty").mkdir()
-    for name, message in (("run", "holds no checkpoint yet"), ("empty", "neither a run, nor a checkpoint")):
-        assert start(prompts_file(tmp_path), tmp_path / "out.jsonl", "--adapter", tmp_path / name) == 1
+    no_model = "is not a run that trained a language model"
+    messages = {"run": "holds no checkpoint yet", "other": no_model, "broken": no_model, "empty": "neither a run"}
+    for name, message in messages.items():
+        assert start(prompts_file(tmp_path), tmp_path / "out.jsonl", "--leader", tmp_path / name) == 1
         assert message in capsys.readouterr().err
     assert start(tmp_path / "none.txt", tmp_path / "out.jsonl") == 1
     assert "No such file" in capsys.readouterr().err
@@ -250,21 +292,33 @@ def test_folders_that_hold_no_weights(tmp_path, capsys):
 
 def test_an_output_of_other_settings_or_prompts_is_left_alone(tmp_path, run, capsys):
     prompts, out = prompts_file(tmp_path), tmp_path / "out.jsonl"
-    assert start(prompts, out, "--adapter", run) == 0
+    assert start(prompts, out, "--leader", run) == 0
     before = out.read_bytes()
-    assert start(prompts, out, "--adapter", run, "--seed", 1) == 1
+    assert start(prompts, out, "--leader", run, "--seed", 1) == 1
     assert "with other settings (seed)" in capsys.readouterr().err
-    assert start(prompts_file(tmp_path, [{"prompt": "choose"}, {"prompt": "b"}]), out, "--adapter", run) == 1
+    assert start(prompts_file(tmp_path, [{"prompt": "choose"}, {"prompt": "b"}]), out, "--leader", run) == 1
     assert "line 2 is of another prompt" in capsys.readouterr().err
     assert out.read_bytes() == before
     (tmp_path / "out.settings.json").unlink()
-    assert start(prompts_file(tmp_path), out, "--adapter", run) == 1
+    assert start(prompts_file(tmp_path), out, "--leader", run) == 1
     assert "by something else" in capsys.readouterr().err
+
+
+def test_an_output_of_weights_that_changed_is_left_alone(tmp_path, model, run, capsys):
+    """The path is the same: the run has gone on, or another adapter was put there."""
+    copy, out = tmp_path / "copy", tmp_path / "out.jsonl"
+    shutil.copytree(run, copy)
+    assert start(prompts_file(tmp_path), out, "--leader", model, "--follower", copy) == 0
+    shutil.copytree(copy / "checkpoint-000002", copy / "checkpoint-000011")
+    assert start(prompts_file(tmp_path), out, "--leader", model, "--follower", copy) == 1
+    assert "with other settings (follower)" in capsys.readouterr().err
+    shutil.rmtree(copy / "checkpoint-000011")
+    assert start(prompts_file(tmp_path), out, "--leader", model, "--follower", copy) == 0
 
 
 def test_help_teaches():
     shown = subprocess.run(
         [sys.executable, "experiments/refine.py", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for word in ("prompts.txt", "--follower-adapter", "goes on where it stopped", "round 1", "run directory"):
+    for word in ("prompts.txt", "--leader", "--follower", "goes on where it stopped", "round 1", "run directory"):
         assert word in " ".join(shown.replace("│", " ").split())
