@@ -178,7 +178,7 @@ def small_multiples(
     """
     columns = list(dict.fromkeys(column for row in panels.values() for column in row))
     names = list(dict.fromkeys([*series, *(name for row in panels.values() for cell in row.values() for name in cell)]))
-    figure = Figure(figsize=(width, 0.8 + 0.9 * len(panels)), layout="constrained")
+    figure = Picture(figsize=(width, 0.8 + 0.9 * len(panels)), layout="constrained")
     grid = figure.subplots(len(panels), len(columns), squeeze=False, sharex=True)
     lines = {}
     for axes, (title, row) in zip(grid, panels.items(), strict=True):
