@@ -268,7 +268,9 @@ def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
     for path in matches:
         target = raw
         for part in path[:-1]:
-            target = target.setdefault(part, {})
+            if target.get(part) is None:  # not there, or null in the file
+                target[part] = {}
+            target = target[part]
         target[path[-1]] = value
 
 

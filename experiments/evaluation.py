@@ -23,6 +23,7 @@ from experiments.config import EvaluationConfig, LanguageModelSweep
 from llm import checkpoint
 from llm.config import ModelConfig, load_policy
 from llm.data import load_prompts
+from llm.data.prompts import identity as prompt_identity
 from llm.evaluate import compare, estimate, round_robin
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, drain
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from experiments.language_models import TrainedRun, Workplace
 
 T = TypeVar("T")
+
+BASE = "Base"
+"""How a sweep's untrained model is called in tables."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,12 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
         "runs": {trained.title: trained.run.path.name for trained in runs},
         "model": asdict(sweep.model),
         "judge": identity(sweep.judge),
-        "prompts": asdict(sweep.prompts),
+        "prompts": prompt_identity(sweep.prompts),
         "evaluation": asdict(sweep.evaluation),
     }
     evaluation = Run.open(workplace.root, "evaluation", config)
     if not evaluation.finished:
-        contestants = [Contestant("Base", "base", sweep.model), *map(contestant, runs)]
+        contestants = [Contestant(BASE, "base", sweep.model), *map(contestant, runs)]
         prompts, folder = held_out_prompts(sweep), evaluation.path / "answers"
         examination = Examination(contestants, prompts, sweep.evaluation, sweep.seed, folder)
         evaluation.finish(examine(examination, workplace.examiner))

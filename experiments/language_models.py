@@ -17,6 +17,7 @@ from experiments.reporting.record import TITLES, write_plan
 from llm import algorithms
 from llm.config import load_policy
 from llm.data import load_prompts
+from llm.data.prompts import identity as prompt_identity
 from llm.distributed import join
 from llm.experience import Reward
 from llm.generation import TransformersGenerator
@@ -76,6 +77,7 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     if not join(sweeps[0].train.timeout_minutes).first:
         return None
     trained_runs = with_titles(list(runs.values()))
+    workplace.__dict__.pop("judge", None)  # a model's worth of memory, which the examiner needs
     result = evaluation.evaluate(trained_runs, sweeps[0], workplace)
     return report.write(workplace.root, trained_runs, result)
 
@@ -99,18 +101,30 @@ def check(sweeps: list[LanguageModelSweep]) -> None:
     if len(evaluations) > 1:
         raise ConfigError("All runs of a sweep share model, judge, prompts and evaluation; sweep over the others.")
     evaluation.held_out_prompts(sweeps[0])
+    if any(this.title == evaluation.BASE for this in titled_runs(sweeps, Path())):
+        raise ConfigError(f"{evaluation.BASE!r} is what the untrained model is called in tables; give another title.")
 
 
 def announce(sweeps: list[LanguageModelSweep], root: Path) -> None:
     """Write down what is going to be run, so that a report of an unfinished sweep can say what is missing."""
+    titles = {this.title: this.run.path.name for this in titled_runs(sweeps, root)}
+    write_plan(root, titles, asdict(sweeps[0].evaluation))
+
+
+def titled_runs(sweeps: list[LanguageModelSweep], root: Path) -> list[TrainedRun]:
+    """All runs of the sweeps, whether they are finished or not."""
     runs = {
-        path: TrainedRun(planned.spec, planned.sweep, Run(path), planned.title or TITLES[planned.spec.name])
+        path: TrainedRun(planned.spec, planned.sweep, Run(path), title_of(planned))
         for sweep in sweeps
         for planned in runs_of(sweep)
         for path in [Run.directory(root, planned.spec.name, config_of(planned.spec, planned.sweep))]
     }
-    titles = {this.title: this.run.path.name for this in with_titles(list(runs.values()))}
-    write_plan(root, titles, asdict(sweeps[0].evaluation))
+    return with_titles(list(runs.values()))
+
+
+def title_of(planned: PlannedRun) -> str:
+    """What the sweep calls a run, else its algorithm's title, else (from outside) the algorithm's name."""
+    return planned.title or TITLES.get(planned.spec.name, planned.spec.name)
 
 
 def tasks(sweeps: list[LanguageModelSweep], out: Path) -> list[Task]:
@@ -143,7 +157,7 @@ def config_of(spec: Algorithm, sweep: LanguageModelSweep) -> dict[str, Any]:
         "seed": sweep.seed,
         "model": asdict(sweep.model),
         "judge": identity(sweep.judge),
-        "prompts": asdict(sweep.prompts),
+        "prompts": prompt_identity(sweep.prompts),
         "train": asdict(sweep.train),
     }
     if isinstance(spec, RLOO):
@@ -166,7 +180,7 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
             train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
             if processes.first:
                 run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
-    return TrainedRun(spec, sweep, run, planned.title or TITLES.get(spec.name, spec.name))
+    return TrainedRun(spec, sweep, run, title_of(planned))
 
 
 def scalar_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> Reward:
@@ -199,7 +213,7 @@ def with_titles(runs: list[TrainedRun]) -> list[TrainedRun]:
     for this in runs:
         rivals = [settings_of(other) for other in runs if other.title == this.title]
         mine = settings_of(this)
-        differing = [f"{key}={mine[key]}" for key in mine if any(theirs[key] != mine[key] for theirs in rivals)]
+        differing = [f"{key}={mine[key]}" for key in mine if any(theirs.get(key) != mine[key] for theirs in rivals)]
         title = f"{this.title} ({', '.join(differing)})" if differing else this.title
         named.append(TrainedRun(this.spec, this.sweep, this.run, title))
     return named

@@ -300,7 +300,7 @@ def answering(task: Task) -> Callable[[int], list[list[str]]]:
 
 def verdict(out: Path) -> str:
     """How each round fares against the first, with the bootstrap's interval over prompts."""
-    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in out.read_bytes().splitlines()]
     judge = load_judge(AttributeJudgeConfig(), default_device(), remember=True)
     prompts, first, *later = zip(*((row["prompt"], *row["answers"]) for row in rows), strict=True)
     lines = [f"Preferred to round 1 (judge of text attributes, {len(rows)} prompts, 95 % bootstrap intervals):"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, get_args
 
 from llm.data.conversations import answered, helpsteer_prompt
 from llm.data.preferences import ATTRIBUTES
 from llm.data.selection import DataConfig, Tally, cut, select
 from llm.data.sources import Message, Split, Table, open_source
-from slhf.runs import derive_seed
+from slhf.runs import content_hash, derive_seed
 
 EMBEDDED = Path(__file__).with_name("prompts.jsonl")
 
@@ -26,6 +28,16 @@ class PromptConfig(DataConfig):
     "messages" that end with the user's turn, and if wanted "split" (train or heldout); the id of a data set on the hub
     (owner/name, or owner/name/folder); or a preset: helpsteer2, ultrafeedback, tulu3, hh. Prompts are single turns:
     longer conversations are left out, counted and reported."""
+
+
+@cache
+def identity(config: PromptConfig) -> dict[str, Any]:
+    """What a run's prompts are, to name it by: the settings and, of other sources than the embedded, a digest of the
+    texts, so that a file that was edited makes another run."""
+    settings = asdict(config)
+    if config.source != "embedded":
+        settings["content"] = content_hash({split: load_prompts(config, split) for split in get_args(Split)})
+    return settings
 
 
 def load_prompts(source: str | PromptConfig, split: Split) -> list[str]:

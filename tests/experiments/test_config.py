@@ -56,6 +56,13 @@ def test_an_entry_may_have_a_sharing_and_a_title_of_its_own(tmp_path):
             load_sweep(path)
 
 
+def test_a_part_that_is_null_in_the_file_can_be_set(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("name: x\nmodel: {lora: null, dtype: float32}\nalgorithms:\n- {name: rloo}\n", encoding="utf-8")
+    (sweep,) = load_sweep(path, ["rank=8"])
+    assert sweep.model.lora.rank == 8
+
+
 def test_several_values_make_every_combination():
     sweeps = load_sweep(QUICKSTART, ["seed=0,1", "timescale=1,5,10"])
     points = {(s.seed, build_algorithm(s.algorithms[0]).timescale) for s in sweeps}

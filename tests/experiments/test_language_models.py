@@ -110,6 +110,13 @@ def test_runs_of_one_algorithm_are_named_by_what_differs(finished, capsys):
     assert "RLOO (" not in report
 
 
+def test_no_run_may_be_called_what_the_untrained_model_is(tmp_path, capsys):
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("name: x\nalgorithms: [{name: rloo, title: Base}]\n", encoding="utf-8")
+    assert main([str(sweep), "--out", str(tmp_path / "runs")]) == 1
+    assert "'Base' is what the untrained model is called" in capsys.readouterr().err
+
+
 def test_too_few_held_out_prompts_are_named(tmp_path, capsys):
     assert main(arguments(tmp_path, "evaluation.prompts=1000", "steps=1")) == 1
     assert "evaluation.prompts = 1000" in capsys.readouterr().err

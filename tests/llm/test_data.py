@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm.data import Comparison, PreferenceConfig, PromptConfig, batch_at, load_preferences, load_prompts
 from llm.data import sources as sources_module
-from llm.data.prompts import EMBEDDED
+from llm.data.prompts import EMBEDDED, identity
 from llm.data.selection import DataConfig, Tally, select
 from slhf.errors import InvalidData, InvalidParameter, MissingResource
 
@@ -428,3 +428,15 @@ def test_a_repository_without_a_known_split(tmp_path):
 def test_every_preset_is_an_id_on_the_hub():
     assert set(sources_module.PRESETS) == {"helpsteer2", "ultrafeedback", "tulu3", "hh"}
     assert all(len(source.split("/")) >= 2 for source in sources_module.PRESETS.values())
+
+
+def test_a_run_is_named_by_the_texts_of_a_file_too(tmp_path):
+    path, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for file, last in ((path, "x"), (other, "y")):
+        rows = [{"prompt": prompt, "split": "train"} for prompt in ("one", last)] + [
+            {"prompt": "h", "split": "heldout"}
+        ]
+        file.write_text("\n".join(map(json.dumps, rows)))
+    first, second = (identity(PromptConfig(str(file))) for file in (path, other))
+    assert first["content"] != second["content"]
+    assert "content" not in identity(PromptConfig())
