@@ -55,8 +55,7 @@ class Command:
       python experiments/refine.py prompts.txt
       echo "Why is the sky blue?" | python experiments/refine.py - --rounds 4 --judge
       python experiments/refine.py prompts.jsonl --leader runs/quickstart/stackelberg_gda-HASH --out refined.jsonl
-      python experiments/refine.py prompts.jsonl --leader Qwen/Qwen2.5-0.5B-Instruct
-          --follower runs/quickstart/stackelberg_gda-HASH
+      python experiments/refine.py prompts.jsonl --leader MODEL --follower runs/quickstart/stackelberg_gda-HASH
       python experiments/refine.py answered.jsonl --follower runs/quickstart/stackelberg_gda-HASH
     """
 

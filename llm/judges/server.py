@@ -67,7 +67,7 @@ class Logprobs(BaseModel):
     content: list[Position] | None = None
 
 
-class Message(BaseModel):
+class ReplyMessage(BaseModel):
     """What the model wrote."""
 
     content: str | None = None
@@ -76,7 +76,7 @@ class Message(BaseModel):
 class Choice(BaseModel):
     """The model's answer."""
 
-    message: Message
+    message: ReplyMessage
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
 
