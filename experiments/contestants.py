@@ -89,11 +89,16 @@ def of_run(title: str, run: Path, place: Path) -> Contestant:
         algorithm = config["algorithm"]["name"]
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{title}: {run} is not a run that trained a language model.") from error
-    inside = [saved for saved in checkpoint.find_all(run) if place.absolute().is_relative_to(saved.absolute())]
-    saved = inside[0] if inside else checkpoint.latest(run)
-    if saved is None:
+    here, found = place.resolve(), checkpoint.find_all(run)
+    inside = found[-1:] if here == run.resolve() else [one for one in found if here.is_relative_to(one.resolve())]
+    if not found:
         raise RunError(f"{title}: {run} holds no checkpoint yet; wait for one, or start its sweep again.")
-    return replace(trained_contestant(title, algorithm, model, saved), kind=title)
+    if not inside:
+        raise ConfigError(
+            f"{title}: {place} is neither the run {run} nor in one of its checkpoints "
+            f"({', '.join(one.name for one in found)}); give one of these, or move it out of the run."
+        )
+    return replace(trained_contestant(title, algorithm, model, inside[0]), kind=title)
 
 
 def sampled_alike(

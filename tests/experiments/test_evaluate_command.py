@@ -1,6 +1,7 @@
 """The round robin's and the export's commands as a user meets them, on tiny models."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -85,6 +86,19 @@ def test_a_contestant_is_what_its_path_says(place):
     assert contestants.resolve("x", str(first / "adapter"))[0].adapter == first / "adapter"
     assert contestants.resolve("x", str(place / "model"))[0].model.lora is None
     assert contestants.resolve("x", "embedded")[0].model.name == "embedded"
+
+
+@pytest.mark.parametrize("inside", ["failed_step/adapter", f"{PREFIX}000001-copy", f"{PREFIX}000001-copy/adapter"])
+def test_a_directory_of_a_run_outside_its_checkpoints_is_not_its_latest(place, tmp_path, inside):
+    run = tmp_path / "run"
+    shutil.copytree(place / "stackelberg_gda", run)
+    shutil.copytree(run / f"{PREFIX}000001" / "adapter", run / inside)
+    with pytest.raises(ConfigError, match="neither the run"):
+        contestants.resolve("x", str(run / inside))
+    (tmp_path / "link").symlink_to(run)
+    (run / "best").symlink_to(run / f"{PREFIX}000001")
+    assert contestants.resolve("x", str(tmp_path / "link"))[0].adapter.parent.name == f"{PREFIX}000002"
+    assert contestants.resolve("x", str(run / "best"))[0].adapter == run / f"{PREFIX}000001" / "adapter"
 
 
 def test_a_checkpoint_samples_as_it_was_trained_and_a_bare_adapter_as_the_same_policy(place, tmp_path):
