@@ -157,7 +157,10 @@ def read_judge(text: str) -> JudgeConfig:
         key, equals, value = item.partition("=")
         if not (key and equals and value):
             raise ConfigError(f"--judge {text}: write KIND[,KEY=VALUE...], for example reward_model,model=DIRECTORY.")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+            raise ConfigError(f"--judge {text}: {value} is not YAML: {' '.join(str(error).split())}") from error
     return build_judge(settings)
 
 

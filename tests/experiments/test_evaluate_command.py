@@ -130,6 +130,8 @@ def logits(policy, ids):
         (["a=embedded", "b=embedded", "--judge", "attribute"], "attributes"),
         (["a=embedded", "b=embedded", "--judge", "reward_model,modle=x"], "modle"),
         (["a=embedded", "b=embedded", "--judge", "reward_model,x"], "KEY=VALUE"),
+        (["a=embedded", "b=embedded", "--judge", "reward_model,model=[a"], "[a is not YAML"),
+        (["a=embedded", "b=embedded", "--judge", "reward_model,model=2020-99-99"], "2020-99-99 is not YAML"),
         (["a=embedded", "b=embedded", "--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
