@@ -21,7 +21,7 @@ if __name__ == "__main__":
 from experiments import contestants, process
 from experiments.evaluation import Contestant
 from llm import embedded
-from llm.data import Split, load_prompts
+from llm.data import PromptConfig, Split, load_prompts
 from llm.embedded import from_pretrained
 from llm.generation import TransformersGenerator
 from llm.policy import merged
@@ -55,7 +55,8 @@ class Command:
     role: Literal["leader", "follower"] = "leader"
     """Whose answers. The harness asks a model once, so lm_eval is for the Leader."""
     prompts: str = "embedded"
-    """alpaca_eval: AlpacaEval's own alpaca_eval.json, or prompts as a sweep's prompts.source gives them."""
+    """alpaca_eval: AlpacaEval's own alpaca_eval.json, or prompts as a sweep's prompts.source gives them; if the run
+    trained on that source, with its own settings of prompts."""
     split: Split = "heldout"
     """alpaca_eval: which of them."""
     name: str | None = None
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def to_alpaca_eval(one: Contestant, command: Command) -> str:
     """Write the model outputs; returns the command that evaluates them."""
-    rows = instructions(command.prompts, command.split)
+    rows = instructions(contestants.prompts_as_trained(command.prompts, [command.run]), command.split)
     policy = one.load()
     generator, rounds = TransformersGenerator(policy), 2 if command.role == "follower" else 1
     generator_name = command.name or f"{one.title} {command.role}"
@@ -109,15 +110,16 @@ def to_alpaca_eval(one: Contestant, command: Command) -> str:
     return f"alpaca_eval --model_outputs {shlex.quote(str(command.out))}"
 
 
-def instructions(source: str, split: Split) -> list[dict[str, str]]:
+def instructions(prompts: PromptConfig, split: Split) -> list[dict[str, str]]:
     """Rows with "instruction" and, from AlpacaEval's own file, "dataset"; others belong to the data set "slhf".
 
     Raises:
         InvalidData: the file is not a list of objects with an instruction, or not prompts.
     """
+    source = prompts.source
     path = Path(source)
     if path.suffix != ".json":
-        return [{"dataset": "slhf", "instruction": prompt} for prompt in load_prompts(source, split)]
+        return [{"dataset": "slhf", "instruction": prompt} for prompt in load_prompts(prompts, split)]
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

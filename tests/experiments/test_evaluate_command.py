@@ -11,6 +11,7 @@ from experiments import contestants, evaluate, export
 from experiments.run import HERE
 from llm.checkpoint import PREFIX
 from llm.config import load_policy
+from llm.data import PRESETS, PromptConfig, load_prompts
 from llm.policy import FOLLOWER, Policy
 from slhf.errors import ConfigError
 from slhf.runs import Run
@@ -26,6 +27,7 @@ def place(tmp_path_factory):
         description = {"name": model.name, "dtype": "float32", "temperature": 1.0, "max_new_tokens": 3}
         lora = {"rank": LORA.rank, "alpha": LORA.alpha, "modules": list(LORA.modules)}
         config = {"algorithm": {"name": name}, "model": {**description, "lora": lora, "sharing": sharing}}
+        config["prompts"] = {"source": "embedded"}
         run = Run.open(folder, name, config)
         for step in steps:
             adapter(model, run.path / f"{PREFIX}{step:06d}" / "adapter", step, sharing)
@@ -151,6 +153,46 @@ def test_a_run_without_checkpoint_or_language_model_is_named(tmp_path):
         contestants.resolve("x", str(run.path))
     with pytest.raises(ConfigError, match="not a run that trained a language model"):
         contestants.resolve("x", str(Run.open(tmp_path, "evaluation", {"prompts": []}).path))
+
+
+def trained_on(source, place, folder, **settings):
+    """A copy of the run of one adapter that says it trained on that source."""
+    shutil.copytree(place / "rloo", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["prompts"] = {"source": str(source), **settings}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_a_run_trained_on_is_not_held_out(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asked.jsonl").write_text("\n".join(json.dumps({"prompt": f"choose {i}"}) for i in range(40)))
+    trained = PromptConfig("asked.jsonl", heldout_share=0.4, limit=9)
+    held_out = load_prompts(trained, "heldout")
+    assert held_out != load_prompts("asked.jsonl", "heldout")
+    mine = trained_on(tmp_path / "asked.jsonl", place, tmp_path / "mine", heldout_share=0.4, limit=9)
+    options = ["--prompts", "asked.jsonl", "--resamples", "10", "--json"]
+    assert evaluate.main([f"base={place / 'model'}", f"a={mine / 'checkpoint-000003' / 'adapter'}", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["prompts"] == held_out
+    assert export.main([str(mine), "--to", "alpaca_eval", "--prompts", "asked.jsonl", "--out", "out.json"]) == 0
+    assert [row["instruction"] for row in json.loads((tmp_path / "out.json").read_text())] == held_out
+
+    other = trained_on("asked.jsonl", place, tmp_path / "other", heldout_share=0.2, limit=9)
+    capsys.readouterr()
+    assert evaluate.main([f"a={mine}", f"b={other}", *options]) == 1
+    shown = capsys.readouterr().err
+    assert "other settings (heldout_share)" in shown
+    assert shown.count("\n") == 1
+    assert contestants.prompts_as_trained("embedded", [str(mine), str(other), "embedded"]) == PromptConfig()
+
+
+def test_a_preset_and_its_data_set_are_one_source(place, tmp_path):
+    run = trained_on(PRESETS["hh"], place, tmp_path / "run", heldout_share=0.3)
+    assert contestants.prompts_as_trained("hh", [str(run)]) == PromptConfig("hh", heldout_share=0.3)
+    (run / "manifest.json").write_text('{"config": {}}')
+    with pytest.raises(ConfigError, match="which prompts"):
+        contestants.prompts_as_trained("hh", [str(run)])
 
 
 def test_runs_that_sample_differently_need_a_setting(place, tmp_path):
