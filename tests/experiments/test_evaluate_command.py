@@ -265,10 +265,24 @@ def test_the_followers_outputs_are_the_second_round(place, tmp_path):
     assert {(row["generator"], row["dataset"]) for row in rows} == {("mine", "slhf")}
 
 
+@pytest.mark.parametrize("inside", ["", "checkpoint-000003", "checkpoint-000003/adapter"])
+def test_the_generator_is_named_after_the_run(place, tmp_path, monkeypatch, inside):
+    monkeypatch.chdir(place / "rloo" / inside)
+    prompts = ("--prompts", str(place / "prompts.jsonl"))
+    assert export.main([".", "--to", "alpaca_eval", *prompts, "--out", str(tmp_path / "out.json")]) == 0
+    assert {row["generator"] for row in json.loads((tmp_path / "out.json").read_text())} == {"rloo leader"}
+    assert export.title_of("owner/model") == "model"
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("--to", "lm_eval", "--role", "follower"), "--role leader"),
+        (("--to", "lm_eval", "--prompts", "embedded", "--split", "train"), "--prompts, --split: only with --to alpaca"),
+        (("--to", "lm_eval", "--name", "x", "--temperature", "1"), "--name, --temperature: only with --to alpaca_eval"),
+        (("--to", "lm_eval", "--seed", "0", "--max-new-tokens", "3"), "--max-new-tokens, --seed: only with"),
+        (("--to", "alpaca_eval", "--dtype", "float32"), "--dtype: only with --to lm_eval"),
+        (("--to", "alpaca_eval", "--prompts", "package.json", "--split", "train"), "package.json has no splits"),
         (("--to", "alpaca_eval", "--prompts", "nowhere.json"), "nowhere.json"),
         (("--to", "alpaca_eval", "--prompts", "package.json"), 'entry 0: needs a non-empty string "instruction"'),
     ],
