@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from experiments.evaluation import Contestant, trained_contestant
 from llm import checkpoint
 from llm.config import ModelConfig
+from llm.data import PRESETS, PromptConfig
 from llm.embedded import from_pretrained
 from llm.policy import FOLLOWER, LoRA
 from slhf.errors import ConfigError, MissingResource, RunError
@@ -39,9 +40,7 @@ def resolve(title: str, what: str) -> tuple[Contestant, bool]:
     """
     path = Path(what).expanduser()
     if path.is_dir():
-        run = next(
-            (place for place in [path, *path.absolute().parents[:2]] if (place / "manifest.json").is_file()), None
-        )
+        run = run_of(path)
         if run is not None:
             return of_run(title, run, path), True
         if (path / "adapter_config.json").is_file():
@@ -56,6 +55,44 @@ def resolve(title: str, what: str) -> tuple[Contestant, bool]:
     if what != "embedded" and (path.exists() or beside or not HUB_ID.fullmatch(what)):
         raise MissingResource(f"{title}: there is no directory {what}.")
     return Contestant(title, title, as_is(what)), False
+
+
+def run_of(path: Path) -> Path | None:
+    """The run directory that ``path`` is, or is in as a checkpoint or its adapter; None outside of one."""
+    places = [path, *path.absolute().parents[:2]]
+    return next((place for place in places if (place / "manifest.json").is_file()), None) if path.is_dir() else None
+
+
+def prompts_as_trained(source: str, places: Sequence[str]) -> PromptConfig:
+    """The settings of prompts from ``source`` that the runs among ``places`` trained with, else the defaults.
+
+    With another ``heldout_share`` what a run trained on would count as held out.
+
+    Raises:
+        ConfigError: the runs trained on ``source`` with different settings, or a run does not say on what.
+    """
+    known: dict[PromptConfig, Path] = {}
+    for run in filter(None, (run_of(Path(place).expanduser()) for place in places)):
+        try:
+            config = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
+            prompts = TypeAdapter(PromptConfig).validate_python(config["prompts"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{run / 'manifest.json'} does not say which prompts the run trained on.") from error
+        if origin(prompts.source) == origin(source):
+            known.setdefault(replace(prompts, source=source), run)
+    if len(known) > 1:
+        (one, run), (other, second), *_ = known.items()
+        differing = [key for key, value in asdict(one).items() if value != getattr(other, key)]
+        raise ConfigError(
+            f"{run} and {second} trained on prompts of {source} with other settings ({', '.join(differing)}), so they "
+            "hold out different ones; give --prompts a source that neither trained on."
+        )
+    return next(iter(known), PromptConfig(source))
+
+
+def origin(source: str) -> str:
+    """One name for each source: a file's absolute path, or the id of the data set behind a preset."""
+    return str(Path(source).resolve()) if Path(source).exists() else PRESETS.get(source, source)
 
 
 def as_is(name: str, dtype: Any = "bfloat16") -> ModelConfig:
@@ -89,11 +126,16 @@ def of_run(title: str, run: Path, place: Path) -> Contestant:
         algorithm = config["algorithm"]["name"]
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{title}: {run} is not a run that trained a language model.") from error
-    inside = [saved for saved in checkpoint.find_all(run) if place.absolute().is_relative_to(saved.absolute())]
-    saved = inside[0] if inside else checkpoint.latest(run)
-    if saved is None:
+    here, found = place.resolve(), checkpoint.find_all(run)
+    inside = found[-1:] if here == run.resolve() else [one for one in found if here.is_relative_to(one.resolve())]
+    if not found:
         raise RunError(f"{title}: {run} holds no checkpoint yet; wait for one, or start its sweep again.")
-    return replace(trained_contestant(title, algorithm, model, saved), kind=title)
+    if not inside:
+        raise ConfigError(
+            f"{title}: {place} is neither the run {run} nor in one of its checkpoints "
+            f"({', '.join(one.name for one in found)}); give one of these, or move it out of the run."
+        )
+    return replace(trained_contestant(title, algorithm, model, inside[0]), kind=title)
 
 
 def sampled_alike(

@@ -68,7 +68,8 @@ class Command:
     judge: str = "attributes"
     """A kind of judge and its settings, as a sweep file's judge has them: KIND[,KEY=VALUE...]."""
     prompts: str = "embedded"
-    """Where prompts come from, as a sweep's prompts.source."""
+    """Where prompts come from, as a sweep's prompts.source. Of a source that runs among the contestants trained on,
+    those held out from them are held out here, with their other settings of prompts."""
     split: Split = "heldout"
     """Which of them."""
     count: int | None = None
@@ -119,11 +120,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(command: Command) -> tuple[Run, dict[str, Any]]:
     """The result, read back if the evaluation is finished."""
-    found = [contestants.resolve(*name_and_place(text)) for text in command.contestants]
+    named = [name_and_place(text) for text in command.contestants]
+    found = [contestants.resolve(*pair) for pair in named]
     if len(found) < 2:
         raise ConfigError("An evaluation needs at least two contestants, each NAME=WHAT.")
     taking_part = contestants.sampled_alike(found, command.temperature, command.max_new_tokens)
-    judge, prompts = read_judge(command.judge), load_prompts(command.prompts, command.split)
+    judge = read_judge(command.judge)
+    prompts = load_prompts(contestants.prompts_as_trained(command.prompts, [what for _, what in named]), command.split)
     count = len(prompts) if command.count is None else command.count
     if count > len(prompts):
         raise ConfigError(f"--count {count}, but {command.prompts} has {len(prompts)} prompts of {command.split}.")
@@ -157,7 +160,10 @@ def read_judge(text: str) -> JudgeConfig:
         key, equals, value = item.partition("=")
         if not (key and equals and value):
             raise ConfigError(f"--judge {text}: write KIND[,KEY=VALUE...], for example reward_model,model=DIRECTORY.")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+            raise ConfigError(f"--judge {text}: {value} is not YAML: {' '.join(str(error).split())}") from error
     return build_judge(settings)
 
 

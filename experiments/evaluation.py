@@ -230,7 +230,9 @@ class Speaker:
         count = self.exam.settings.rounds if self.who in self.exam.refining else 1
         # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
         seed = derive_seed(self.exam.seed, "evaluation", self.who.title)
-        return self._kept("", lambda: refine(*self._policy, self.exam.prompts, count, self._longest, seed))
+        return self._kept(
+            "rounds", self.who.title, lambda: refine(*self._policy, self.exam.prompts, count, self._longest, seed)
+        )
 
     def samples(self, rounds: list[list[str]]) -> list[list[str]]:
         """Independent answers; its first ones are among them unless the others are held against those."""
@@ -240,24 +242,29 @@ class Speaker:
             return drawn[:count]
         seed = derive_seed(self.exam.seed, "samples", self.who.title)
         return drawn + self._kept(
-            " samples", lambda: resample(*self._policy, self.exam.prompts, fresh, self._longest, seed)
+            "samples", self.who.title, lambda: resample(*self._policy, self.exam.prompts, fresh, self._longest, seed)
         )
 
     def improve(self, leader: str, texts: list[str]) -> list[str]:
         """Its replies to another contestant's first answers to the first so many prompts."""
         seed, prompts = derive_seed(self.exam.seed, "improve", leader, self.who.title), self.exam.prompts[: len(texts)]
-        return self._kept(f" improves {leader}", lambda: improve(*self._policy, prompts, texts, self._longest, seed))
+        folder = f"improved/by {file_name(self.who.title)}"
+        return self._kept(folder, leader, lambda: improve(*self._policy, prompts, texts, self._longest, seed))
 
     @property
     def _longest(self) -> int:
         return self.who.model.max_new_tokens
 
-    def _kept(self, what: str, make: Callable[[], T]) -> T:
-        name = (self.who.title + what).replace("%", "%25").replace("/", "%2F")
-        path = self.exam.folder / f"{name}.json"
+    def _kept(self, folder: str, title: str, make: Callable[[], T]) -> T:
+        path = self.exam.folder / folder / f"{file_name(title)}.json"
         if not path.exists():
             write_json(path, make())
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def file_name(title: str) -> str:
+    """A title as a name without slashes, another one for each title."""
+    return title.replace("%", "%25").replace("/", "%2F")
 
 
 def sample_answers(exam: Examination) -> Answers:

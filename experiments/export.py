@@ -21,7 +21,7 @@ if __name__ == "__main__":
 from experiments import contestants, process
 from experiments.evaluation import Contestant
 from llm import embedded
-from llm.data import Split, load_prompts
+from llm.data import PromptConfig, Split, load_prompts
 from llm.embedded import from_pretrained
 from llm.generation import TransformersGenerator
 from llm.policy import merged
@@ -54,21 +54,23 @@ class Command:
     """The file (alpaca_eval) or directory (lm_eval) to write."""
     role: Literal["leader", "follower"] = "leader"
     """Whose answers. The harness asks a model once, so lm_eval is for the Leader."""
-    prompts: str = "embedded"
-    """alpaca_eval: AlpacaEval's own alpaca_eval.json, or prompts as a sweep's prompts.source gives them."""
-    split: Split = "heldout"
-    """alpaca_eval: which of them."""
+    prompts: str | None = None
+    """alpaca_eval: AlpacaEval's own alpaca_eval.json, or prompts as a sweep's prompts.source gives them; if the run
+    trained on that source, with its own settings of prompts. By default "embedded"."""
+    split: Split | None = None
+    """alpaca_eval: which of them; by default those held out. An alpaca_eval.json has no splits."""
     name: str | None = None
-    """alpaca_eval: the generator's name; by default that of the run's directory and the role."""
+    """alpaca_eval: the generator's name; by default that of the run's directory (whichever of its checkpoints it is)
+    and the role."""
     temperature: float | None = None
     """alpaca_eval: sampling temperature; by default the run's."""
     max_new_tokens: int | None = None
     """alpaca_eval: longest answer in tokens; by default the run's, which can be short for AlpacaEval."""
-    seed: int = 0
-    """alpaca_eval: of sampling."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """lm_eval: of the merged weights. float32 computes what base and adapter do; bfloat16 takes half the space and
-    loses updates smaller than a weight's last digit."""
+    seed: int | None = None
+    """alpaca_eval: of sampling; by default 0."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """lm_eval: of the merged weights. float32, the default, computes what base and adapter do; bfloat16 takes half the
+    space and loses updates smaller than a weight's last digit."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,8 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(Command, args=arguments, prog="python experiments/export.py", description=help_text)
     process.prepare()
     try:
+        check_options(command)
         embedded.refuse_foreign_llm()
-        found = contestants.resolve(Path(command.run).name, command.run)
+        found = contestants.resolve(title_of(command.run), command.run)
         (one,) = contestants.sampled_alike([found], command.temperature, command.max_new_tokens)
         print(to_alpaca_eval(one, command) if command.to == "alpaca_eval" else to_lm_eval(one, command))
     except (SLHFError, OSError) as error:  # OSError: an output folder that cannot be written, a full disk
@@ -90,16 +93,38 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def check_options(command: Command) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    sampling = ("prompts", "split", "name", "temperature", "max_new_tokens", "seed")
+    other, foreign = ("lm_eval", ("dtype",)) if command.to == "alpaca_eval" else ("alpaca_eval", sampling)
+    idle = [key for key in foreign if getattr(command, key) is not None]
+    if idle:
+        raise ConfigError(f"--{', --'.join(key.replace('_', '-') for key in idle)}: only with --to {other}.")
+    if command.split is not None and Path(command.prompts or "embedded").suffix == ".json":
+        raise ConfigError(f"--split {command.split}: {command.prompts} has no splits; all of it is answered.")
+
+
+def title_of(what: str) -> str:
+    """The name of the run's directory, also for a checkpoint in it; of anything else its own."""
+    path = Path(what).expanduser()
+    return (contestants.run_of(path) or path).resolve().name
+
+
 def to_alpaca_eval(one: Contestant, command: Command) -> str:
     """Write the model outputs; returns the command that evaluates them."""
-    rows = instructions(command.prompts, command.split)
+    prompts = contestants.prompts_as_trained(command.prompts or "embedded", [command.run])
+    rows = instructions(prompts, command.split or "heldout")
     policy = one.load()
     generator, rounds = TransformersGenerator(policy), 2 if command.role == "follower" else 1
     generator_name = command.name or f"{one.title} {command.role}"
     outputs: list[dict[str, Any]] = []
     for start in tqdm(range(0, len(rows), AT_ONCE), desc="answers", unit="batch"):
         batch = rows[start : start + AT_ONCE]
-        seed = derive_seed(command.seed, "alpaca_eval", start)
+        seed = derive_seed(command.seed or 0, "alpaca_eval", start)
         asked = [row["instruction"] for row in batch]
         texts = refine(policy, generator, asked, rounds, one.model.max_new_tokens, seed)[-1]
         outputs += [
@@ -109,15 +134,16 @@ def to_alpaca_eval(one: Contestant, command: Command) -> str:
     return f"alpaca_eval --model_outputs {shlex.quote(str(command.out))}"
 
 
-def instructions(source: str, split: Split) -> list[dict[str, str]]:
+def instructions(prompts: PromptConfig, split: Split) -> list[dict[str, str]]:
     """Rows with "instruction" and, from AlpacaEval's own file, "dataset"; others belong to the data set "slhf".
 
     Raises:
         InvalidData: the file is not a list of objects with an instruction, or not prompts.
     """
+    source = prompts.source
     path = Path(source)
     if path.suffix != ".json":
-        return [{"dataset": "slhf", "instruction": prompt} for prompt in load_prompts(source, split)]
+        return [{"dataset": "slhf", "instruction": prompt} for prompt in load_prompts(prompts, split)]
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -140,14 +166,15 @@ def to_lm_eval(one: Contestant, command: Command) -> str:
         raise ConfigError("The harness asks a model once and a Follower needs an answer to improve: use --role leader.")
     if command.out.exists():
         raise ConfigError(f"{command.out} exists; move it away or give another --out.")
-    model = merged(one.model.name, one.adapter, command.dtype)
+    dtype = command.dtype or "float32"
+    model = merged(one.model.name, one.adapter, dtype)
 
     def fill(path: Path) -> None:
         model.save_pretrained(path)
         from_pretrained(AutoTokenizer, one.model.name).save_pretrained(path)
 
     write_directory(command.out, fill)
-    model_args = shlex.quote(f"pretrained={command.out},dtype={command.dtype}")
+    model_args = shlex.quote(f"pretrained={command.out},dtype={dtype}")
     return f"lm_eval --model hf --model_args {model_args} --tasks ifeval --apply_chat_template --batch_size auto"
 
 

@@ -1,6 +1,7 @@
 """The round robin's and the export's commands as a user meets them, on tiny models."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from experiments import contestants, evaluate, export
 from experiments.run import HERE
 from llm.checkpoint import PREFIX
 from llm.config import load_policy
+from llm.data import PRESETS, PromptConfig, load_prompts
 from llm.policy import FOLLOWER, Policy
 from slhf.errors import ConfigError
 from slhf.runs import Run
@@ -25,6 +27,7 @@ def place(tmp_path_factory):
         description = {"name": model.name, "dtype": "float32", "temperature": 1.0, "max_new_tokens": 3}
         lora = {"rank": LORA.rank, "alpha": LORA.alpha, "modules": list(LORA.modules)}
         config = {"algorithm": {"name": name}, "model": {**description, "lora": lora, "sharing": sharing}}
+        config["prompts"] = {"source": "embedded"}
         run = Run.open(folder, name, config)
         for step in steps:
             adapter(model, run.path / f"{PREFIX}{step:06d}" / "adapter", step, sharing)
@@ -87,6 +90,19 @@ def test_a_contestant_is_what_its_path_says(place):
     assert contestants.resolve("x", "embedded")[0].model.name == "embedded"
 
 
+@pytest.mark.parametrize("inside", ["failed_step/adapter", f"{PREFIX}000001-copy", f"{PREFIX}000001-copy/adapter"])
+def test_a_directory_of_a_run_outside_its_checkpoints_is_not_its_latest(place, tmp_path, inside):
+    run = tmp_path / "run"
+    shutil.copytree(place / "stackelberg_gda", run)
+    shutil.copytree(run / f"{PREFIX}000001" / "adapter", run / inside)
+    with pytest.raises(ConfigError, match="neither the run"):
+        contestants.resolve("x", str(run / inside))
+    (tmp_path / "link").symlink_to(run)
+    (run / "best").symlink_to(run / f"{PREFIX}000001")
+    assert contestants.resolve("x", str(tmp_path / "link"))[0].adapter.parent.name == f"{PREFIX}000002"
+    assert contestants.resolve("x", str(run / "best"))[0].adapter == run / f"{PREFIX}000001" / "adapter"
+
+
 def test_a_checkpoint_samples_as_it_was_trained_and_a_bare_adapter_as_the_same_policy(place, tmp_path):
     model = build(tmp_path / "model")
     adapter(model, tmp_path / "adapter", 5)
@@ -116,6 +132,8 @@ def logits(policy, ids):
         (["a=embedded", "b=embedded", "--judge", "attribute"], "attributes"),
         (["a=embedded", "b=embedded", "--judge", "reward_model,modle=x"], "modle"),
         (["a=embedded", "b=embedded", "--judge", "reward_model,x"], "KEY=VALUE"),
+        (["a=embedded", "b=embedded", "--judge", "reward_model,model=[a"], "[a is not YAML"),
+        (["a=embedded", "b=embedded", "--judge", "reward_model,model=2020-99-99"], "2020-99-99 is not YAML"),
         (["a=embedded", "b=embedded", "--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
@@ -135,6 +153,46 @@ def test_a_run_without_checkpoint_or_language_model_is_named(tmp_path):
         contestants.resolve("x", str(run.path))
     with pytest.raises(ConfigError, match="not a run that trained a language model"):
         contestants.resolve("x", str(Run.open(tmp_path, "evaluation", {"prompts": []}).path))
+
+
+def trained_on(source, place, folder, **settings):
+    """A copy of the run of one adapter that says it trained on that source."""
+    shutil.copytree(place / "rloo", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["prompts"] = {"source": str(source), **settings}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_a_run_trained_on_is_not_held_out(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asked.jsonl").write_text("\n".join(json.dumps({"prompt": f"choose {i}"}) for i in range(40)))
+    trained = PromptConfig("asked.jsonl", heldout_share=0.4, limit=9)
+    held_out = load_prompts(trained, "heldout")
+    assert held_out != load_prompts("asked.jsonl", "heldout")
+    mine = trained_on(tmp_path / "asked.jsonl", place, tmp_path / "mine", heldout_share=0.4, limit=9)
+    options = ["--prompts", "asked.jsonl", "--resamples", "10", "--json"]
+    assert evaluate.main([f"base={place / 'model'}", f"a={mine / 'checkpoint-000003' / 'adapter'}", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["prompts"] == held_out
+    assert export.main([str(mine), "--to", "alpaca_eval", "--prompts", "asked.jsonl", "--out", "out.json"]) == 0
+    assert [row["instruction"] for row in json.loads((tmp_path / "out.json").read_text())] == held_out
+
+    other = trained_on("asked.jsonl", place, tmp_path / "other", heldout_share=0.2, limit=9)
+    capsys.readouterr()
+    assert evaluate.main([f"a={mine}", f"b={other}", *options]) == 1
+    shown = capsys.readouterr().err
+    assert "other settings (heldout_share)" in shown
+    assert shown.count("\n") == 1
+    assert contestants.prompts_as_trained("embedded", [str(mine), str(other), "embedded"]) == PromptConfig()
+
+
+def test_a_preset_and_its_data_set_are_one_source(place, tmp_path):
+    run = trained_on(PRESETS["hh"], place, tmp_path / "run", heldout_share=0.3)
+    assert contestants.prompts_as_trained("hh", [str(run)]) == PromptConfig("hh", heldout_share=0.3)
+    (run / "manifest.json").write_text('{"config": {}}')
+    with pytest.raises(ConfigError, match="which prompts"):
+        contestants.prompts_as_trained("hh", [str(run)])
 
 
 def test_runs_that_sample_differently_need_a_setting(place, tmp_path):
@@ -207,10 +265,24 @@ def test_the_followers_outputs_are_the_second_round(place, tmp_path):
     assert {(row["generator"], row["dataset"]) for row in rows} == {("mine", "slhf")}
 
 
+@pytest.mark.parametrize("inside", ["", "checkpoint-000003", "checkpoint-000003/adapter"])
+def test_the_generator_is_named_after_the_run(place, tmp_path, monkeypatch, inside):
+    monkeypatch.chdir(place / "rloo" / inside)
+    prompts = ("--prompts", str(place / "prompts.jsonl"))
+    assert export.main([".", "--to", "alpaca_eval", *prompts, "--out", str(tmp_path / "out.json")]) == 0
+    assert {row["generator"] for row in json.loads((tmp_path / "out.json").read_text())} == {"rloo leader"}
+    assert export.title_of("owner/model") == "model"
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("--to", "lm_eval", "--role", "follower"), "--role leader"),
+        (("--to", "lm_eval", "--prompts", "embedded", "--split", "train"), "--prompts, --split: only with --to alpaca"),
+        (("--to", "lm_eval", "--name", "x", "--temperature", "1"), "--name, --temperature: only with --to alpaca_eval"),
+        (("--to", "lm_eval", "--seed", "0", "--max-new-tokens", "3"), "--max-new-tokens, --seed: only with"),
+        (("--to", "alpaca_eval", "--dtype", "float32"), "--dtype: only with --to lm_eval"),
+        (("--to", "alpaca_eval", "--prompts", "package.json", "--split", "train"), "package.json has no splits"),
         (("--to", "alpaca_eval", "--prompts", "nowhere.json"), "nowhere.json"),
         (("--to", "alpaca_eval", "--prompts", "package.json"), 'entry 0: needs a non-empty string "instruction"'),
     ],

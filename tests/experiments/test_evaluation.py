@@ -40,6 +40,10 @@ def kept(exam, name):
     return json.loads((exam.folder / f"{name}.json").read_text())
 
 
+def written(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def direct(texts, others):
     return np.array([preference(*row) for row in zip(PROMPTS, texts, others, strict=False)])
 
@@ -52,12 +56,8 @@ def row_of(rows, **keys):
 def test_without_being_asked_the_examination_is_what_it_was(model, adapters, tmp_path):
     result = examine(examination(tmp_path, model, adapters), TextJudge())
     assert set(result) == {"prompts", "answers", "win_rates", "verdicts", "refinement", "attributes"}
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "Base.json",
-        "SLHF.json",
-        "SLHF%2Fκ=5.json",
-        "RLOO.json",
-    }
+    names = ["Base", "RLOO", "SLHF", "SLHF%2Fκ=5"]
+    assert set(written(tmp_path)) == {tmp_path / "rounds" / f"{name}.json" for name in names}
     players = ["Base", "Base as Follower", "SLHF Leader", "SLHF Follower", "SLHF/κ=5 Leader", "SLHF/κ=5 Follower"]
     assert list(result["answers"]) == [*players, "RLOO"]
     rate = row_of(result["win_rates"], row="SLHF Follower", column="RLOO")
@@ -76,9 +76,9 @@ def test_every_follower_meets_every_leader(everything):
     assert len(result["leader_follower"]) == 16
     for (leader, first), (follower, second) in itertools.product(leaders.items(), followers.items()):
         row = row_of(result["leader_follower"], leader=leader, follower=follower)
-        seen = kept(exam, first)[0]
+        seen = kept(exam, f"rounds/{first}")[0]
         own = first == second and first != "RLOO"
-        replies = kept(exam, second)[1] if own else kept(exam, f"{second} improves {first}")
+        replies = kept(exam, f"rounds/{second}")[1] if own else kept(exam, f"improved/by {second}/{first}")
         p = direct(replies[:5], seen[:5])
         assert row["n"] == len(p) == 5
         assert row["mean"] == pytest.approx(p.mean())
@@ -98,18 +98,18 @@ def test_replies_depend_on_the_answer_and_come_from_the_follower(model, tmp_path
     speaker, plain = evaluation.Speaker(two, exam), evaluation.Speaker(replace(two, adapter=None), exam)
     long = ["a b", "a b", "a b", "c", "c", "c", "a"]
     trained = speaker.improve("Base", long)
-    (exam.folder / "Two improves Base.json").unlink()
+    (exam.folder / "improved" / "by Two" / "Base.json").unlink()
     untrained = plain.improve("Base", long)
     assert trained != untrained
-    (exam.folder / "Two improves Base.json").unlink()
+    (exam.folder / "improved" / "by Two" / "Base.json").unlink()
     assert plain.improve("Base", ["b c a"] * 7) != untrained
 
 
 def test_parity_is_that_of_enumeration(everything):
     exam, _, result = everything
-    base = kept(exam, "Base")[0]
+    base = kept(exam, "rounds/Base")[0]
     for title, name in (("Base", "Base"), ("SLHF", "SLHF"), ("SLHF/κ=5", "SLHF%2Fκ=5")):
-        rounds, fresh = kept(exam, name), kept(exam, f"{name} samples")
+        rounds, fresh = kept(exam, f"rounds/{name}"), kept(exam, f"samples/{name}")
         samples = fresh if title == "Base" else [rounds[0], *fresh]
         for n in (1, 2, 3):
             best = []
@@ -162,11 +162,11 @@ def test_answers_of_equal_length_have_their_win_rate_and_no_slope(everything):
 
 def test_the_base_is_never_held_against_a_sample_that_is_its_own_first_answer(everything):
     exam, _, _ = everything
-    assert len(kept(exam, "Base samples")) == 4
-    assert len(kept(exam, "SLHF samples")) == 3  # its first answers are the fourth
-    assert len(kept(exam, "SLHF%2Fκ=5 samples")) == 2  # not among the four players of the cycles, only of parity
-    assert kept(exam, "Base samples")[0] != kept(exam, "Base")[0]
-    assert len({json.dumps(texts) for texts in kept(exam, "Base samples")}) > 1
+    assert len(kept(exam, "samples/Base")) == 4
+    assert len(kept(exam, "samples/SLHF")) == 3  # its first answers are the fourth
+    assert len(kept(exam, "samples/SLHF%2Fκ=5")) == 2  # not among the four players of the cycles, only of parity
+    assert kept(exam, "samples/Base")[0] != kept(exam, "rounds/Base")[0]
+    assert len({json.dumps(texts) for texts in kept(exam, "samples/Base")}) > 1
 
 
 def test_cycles_are_among_one_run_of_each_algorithm(everything):
@@ -187,16 +187,16 @@ def test_cycles_are_among_one_run_of_each_algorithm(everything):
 
 
 def pool(exam):
-    samples = [*kept(exam, "Base samples")]
+    samples = [*kept(exam, "samples/Base")]
     for name in ("SLHF", "RLOO"):
-        samples += [kept(exam, name)[0], *kept(exam, f"{name} samples")]
+        samples += [kept(exam, f"rounds/{name}")[0], *kept(exam, f"samples/{name}")]
     return samples
 
 
 @pytest.mark.parametrize("candidates", ["all", "RLOO"])
 def test_selection_is_the_expected_verdict_of_the_choice(everything, candidates):
     exam, _, result = everything
-    base, samples = kept(exam, "Base")[0], pool(exam)[0 if candidates == "all" else 8 :]
+    base, samples = kept(exam, "rounds/Base")[0], pool(exam)[0 if candidates == "all" else 8 :]
     expected = {"one at random": [], "RLHF (best of N)": [], "SLHF Leader": [], "SLHF Follower": []}
     for k, x in enumerate(PROMPTS):
         texts = [sample[k] for sample in samples]
@@ -236,14 +236,48 @@ def test_an_interrupted_examination_goes_on_and_repeats_no_answer(model, adapter
     monkeypatch.setattr(evaluation, "improve", dies)
     with pytest.raises(JudgeError):
         examine(mine, TextJudge())
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(written) == 4 + 4 + 4
+    times = {path: path.stat().st_mtime_ns for path in written(tmp_path)}
+    assert len(times) == 4 + 4 + 4
     monkeypatch.setattr(evaluation, "improve", honest)
     assert examine(mine, TextJudge()) == whole
-    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     for name in ("refine", "improve", "resample"):
         monkeypatch.setattr(evaluation, name, None)
     assert examine(mine, TextJudge()) == whole
+
+
+def test_no_two_answers_share_a_file_whatever_the_titles(model, tmp_path, monkeypatch):
+    titles = [
+        "a",
+        "b",
+        "a samples",
+        "a improves b",
+        "improves a",
+        "by a",
+        "rounds",
+        ".",
+        "..",
+        "/",
+        "%2F",
+        "a/b",
+        "a%b",
+    ]
+    settings = EvaluationConfig(samples=2, leader_follower=True)
+    exam = Examination([Contestant(title, title, model) for title in titles], PROMPTS, settings, 0, tmp_path / "kept")
+    fresh = itertools.count()
+    monkeypatch.setattr(evaluation.Speaker, "_policy", (None, None))
+    for name in ("refine", "resample", "improve"):
+        monkeypatch.setattr(evaluation, name, lambda *_: [str(next(fresh))])
+    found = []
+    for one in exam.contestants:
+        speaker = evaluation.Speaker(one, exam)
+        found += [
+            *speaker.rounds(),
+            *speaker.samples([["first"]])[-1:],
+            *(speaker.improve(t, ["x"])[0] for t in titles),
+        ]
+    assert len(set(found)) == len(found) == len(titles) * (2 + len(titles))
+    assert written(tmp_path) == written(tmp_path / "kept")
 
 
 def test_two_players_of_one_name_are_refused(model, tmp_path):
