@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit
 
+from llm.judges.meter import Meter
 from llm.reward_heads import RewardHeads
 from slhf.errors import JudgeError
 
@@ -31,7 +32,7 @@ class RewardEnsembleJudge:
 
         Not for training where the base is in bfloat16, see :class:`llm.judges.attributes.AttributeJudge`.
         """
-        self.heads, self.preference, self.remember = heads, preference, remember
+        self.heads, self.preference, self.remember, self.meter = heads, preference, remember, Meter()
         self._known: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
@@ -52,10 +53,12 @@ class RewardEnsembleJudge:
 
     def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
         """See :class:`llm.judges.Judge`."""
-        rewards = self.features([*prompts, *prompts], [*a, *b])
-        difference = rewards[: len(prompts)] - rewards[len(prompts) :]
-        wins = expit(difference) if self.preference == "mean_sigmoid" else (np.sign(difference) + 1) / 2
-        return wins.mean(-1)
+        with self.meter.comparing(len(prompts)):
+            rewards = self.features([*prompts, *prompts], [*a, *b])
+            difference = rewards[: len(prompts)] - rewards[len(prompts) :]
+            wins = expit(difference) if self.preference == "mean_sigmoid" else (np.sign(difference) + 1) / 2
+            self.meter.votes(self.feature_names, wins)
+            return wins.mean(-1)
 
     def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """The rewards, float64, shape (batch, K). Each distinct (prompt, answer) is read once.
@@ -69,6 +72,10 @@ class RewardEnsembleJudge:
         if new:
             known.update(zip(new, self._read(new), strict=True))
         return np.stack([known[row] for row in rows]) if rows else np.empty((0, len(self.feature_names)))
+
+    def drain_metrics(self) -> dict[str, float]:
+        """See :class:`llm.judges.MeteredJudge`; ``agreement_NAME``: how often an attribute is with the verdict."""
+        return self.meter.drain()
 
     def _read(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
         texts = [self.heads.encode([{"role": "user", "content": x}], y) for x, y in rows]
