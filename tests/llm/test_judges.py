@@ -67,6 +67,16 @@ def test_features_do_not_depend_on_the_batch(attributes):
     np.testing.assert_allclose(np.delete(together[:3], fluency, 1), np.delete(alone, fluency, 1), atol=1e-5)
 
 
+def test_only_so_many_texts_are_read_at_a_time(attributes, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(attributes, "_read", lambda x, y: (sizes.append(len(y)), np.array([[float(t)] for t in y]))[1])
+    texts = [str(i) for i in range(600)]
+    np.testing.assert_array_equal(attributes.features([PROMPT] * 600, texts)[:, 0], np.arange(600))
+    assert sizes == [256, 256, 88]
+    attributes.features([PROMPT] * 256, texts[:256])
+    assert sizes[3:] == [256]
+
+
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("A a A.", 1), ("It's nice, isn't it?", 4), ("x " * 50, 1)])
 def test_distinct_words(text, count):
     assert len(distinct_words(text)) == count
