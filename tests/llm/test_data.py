@@ -266,7 +266,16 @@ def test_the_same_preferences_as_texts_messages_and_beginnings(tmp_path):
             for q in QUESTIONS
         ],
         [{"prompt": [user(q)], "chosen": [assistant("good")], "rejected": [assistant("bad")]} for q in QUESTIONS],
+        [{"prompt": q, "chosen": [assistant("good")], "rejected": [assistant("bad")]} for q in QUESTIONS],
         [{"prompt": f"\n\nHuman: {q}\n\nAssistant:", "chosen": " good", "rejected": " bad"} for q in QUESTIONS],
+        [
+            {
+                "prompt": f"\n\nHuman: {q}\n\nAssistant:",
+                "chosen": [assistant("good")],
+                "rejected": [assistant("bad")],
+            }
+            for q in QUESTIONS
+        ],
     ]
     results = [both(PreferenceConfig(jsonl(tmp_path / f"{i}.jsonl", rows))) for i, rows in enumerate(forms)]
     assert all(result == results[0] for result in results)
