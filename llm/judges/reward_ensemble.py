@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import expit
 
 from llm.judges.meter import Meter
+from llm.judges.sequences import check_lengths
 from llm.reward_heads import RewardHeads
-from slhf.errors import JudgeError
 
 READ_TOKENS = 2**11
 """Most tokens, padding included, of one forward pass; the adapted layers read them once for each head."""
@@ -79,10 +79,5 @@ class RewardEnsembleJudge:
 
     def _read(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
         texts = [self.heads.encode([{"role": "user", "content": x}], y) for x, y in rows]
-        for (x, _), text in zip(rows, texts, strict=True):
-            if len(text) > self.heads.longest:
-                raise JudgeError(
-                    f"An answer to {x[:60]!r} is, with its prompt, {len(text)} tokens long; "
-                    f"{self.heads.base!r} reads at most {self.heads.longest}."
-                )
+        check_lengths([f"{x} {y}" for x, y in rows], texts, self.heads.longest)
         return self.heads.rewards(texts, READ_TOKENS).T.double().numpy()

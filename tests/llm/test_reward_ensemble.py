@@ -202,7 +202,7 @@ def test_a_sign_turns_an_attribute_round(saved, judge, tmp_path):
 
 
 def test_a_text_that_is_too_long_is_refused(judge):
-    with pytest.raises(JudgeError, match="reads at most 48"):
+    with pytest.raises(JudgeError, match="longer than the judge's context of 48"):
         judge.prefer(["a"], ["b " * 60], ["c"])
 
 
