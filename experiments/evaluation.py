@@ -26,7 +26,7 @@ from llm.data import load_prompts
 from llm.data.prompts import identity as prompt_identity
 from llm.evaluate import compare, estimate, round_robin
 from llm.generation import TransformersGenerator
-from llm.judges import FeatureJudge, Judge, drain
+from llm.judges import FeatureJudge, Judge, ask_features, drain
 from llm.judges.bias import length_bias, words
 from llm.judges.config import identity
 from llm.policy import Policy, default_device
@@ -311,7 +311,7 @@ def mean_features(judge: Judge, prompts: list[str], players: dict[str, list[str]
     if not isinstance(judge, FeatureJudge):
         return {}
     return {
-        name: dict(zip(judge.feature_names, judge.features(prompts, texts).mean(0).tolist(), strict=True))
+        name: dict(zip(judge.feature_names, ask_features(judge, prompts, texts).mean(0).tolist(), strict=True))
         for name, texts in players.items()
     }
 

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from experiments import process  # noqa: E402
 from llm import checkpoint, embedded  # noqa: E402
 from llm.config import ModelConfig, load_policy  # noqa: E402
-from llm.data import Comparison, PreferenceConfig, load_preferences, load_prompts  # noqa: E402
+from llm.data import SPLITS, Comparison, PreferenceConfig, Split, load_preferences, load_prompts  # noqa: E402
 from llm.generation import TransformersGenerator  # noqa: E402
 from llm.judges.attributes import AttributeJudge  # noqa: E402
 from llm.policy import default_device  # noqa: E402
@@ -42,7 +42,6 @@ from slhf import figures  # noqa: E402
 from slhf.errors import ConfigError, InvalidData, SLHFError  # noqa: E402
 from slhf.runs import Run, content_hash, derive_seed, remove_directory, write_atomically, write_json  # noqa: E402
 
-SPLITS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 ANSWERS = 4
 """Answers to each embedded prompt, unless the command says otherwise."""
 BATCH = 32
@@ -209,9 +208,7 @@ def settings(command: Command) -> RewardTrainConfig:
     return replace(config, lora=lora, **{key: value for key, value in own.items() if value is not None})
 
 
-def embedded_preferences(
-    this: Run, split: Literal["train", "heldout"], command: Command, device: str
-) -> dict[str, list[Comparison]]:
+def embedded_preferences(this: Run, split: Split, command: Command, device: str) -> dict[str, list[Comparison]]:
     """Base-model answers to the embedded prompts, each pair of them compared by each attribute of the embedded judge.
 
     Equal attributes are no comparison. Answers and attributes are kept in the run directory as they are made.

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from llm.judges import FeatureJudge, RewardJudge, ask, ask_reward
+from llm.judges import FeatureJudge, RewardJudge, ask, ask_features, ask_reward
 from slhf.certificates import Certificate
 from slhf.errors import InvalidParameter, NotConverged
 
@@ -40,7 +40,7 @@ class LinearReward:
 
     def score(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """float64, shape (batch,)."""
-        return self.judge.features(prompts, answers) @ self.weights + self.offset
+        return ask_features(self.judge, prompts, answers) @ self.weights + self.offset
 
     def to_json(self) -> dict[str, Any]:
         """Weights by feature name, offset and certificate."""
@@ -64,13 +64,14 @@ def fit_reward(
     is the bound |gradient|^2 / (2 l2) of a strongly convex function.
 
     Raises:
+        JudgeError: the judge does not answer with one probability and finite features per row.
         InvalidParameter: l2 is not positive; without a penalty separable preferences have no finite fit.
         NotConverged: the gap stayed above 1e-9.
     """
     if not l2 > 0:
         raise InvalidParameter(f"fit_reward needs l2 > 0 (it makes the fit finite and unique), got {l2}.")
     p = ask(judge, prompts, a, b)
-    features = judge.features([*prompts, *prompts], [*a, *b])
+    features = ask_features(judge, [*prompts, *prompts], [*a, *b])
     scale = features.std(0)
     scale[scale == 0] = 1.0  # a feature that never varies gets weight 0 whatever its scale
     x = (features[: len(p)] - features[len(p) :]) / scale

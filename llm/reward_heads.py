@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from llm import embedded
 from llm.data import Message
+from llm.embedded import from_pretrained
 from llm.policy import LoRA
 from llm.prefix_tree import Tree, TreeBatch, plant
 from llm.trunk import read_lower, read_upper
@@ -314,12 +314,5 @@ def _only_at(which: Tensor, layer: Any) -> Iterator[None]:
 
 
 def _load_base(base: str, dtype: str, device: str) -> tuple[Any, Any]:
-    path = str(embedded.model_path()) if base == "embedded" else base
-    try:
-        decoder = AutoModel.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
-        return decoder, AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise MissingResource(
-            f"Cannot load the model {base!r}: {error} "
-            'Give "embedded", a directory with a saved model, or a hub id while online.'
-        ) from error
+    decoder = from_pretrained(AutoModel, base, dtype=getattr(torch, dtype)).to(device)
+    return decoder, from_pretrained(AutoTokenizer, base)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.special import expit
+from scipy.special import expit, ndtri
 from torch import Tensor
 from torch.nn.functional import softplus
 from torch.nn.utils.rnn import pad_sequence
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from llm import checkpoint
 from llm.data import Comparison, Message
+from llm.evaluate import LEVEL
 from llm.policy import LoRA
 from llm.prefix_tree import Tree, TreeBatch, plant
 from llm.reward_heads import RewardHeads, batches
@@ -34,8 +35,8 @@ KEPT_BYTES = 2**30
 """The frozen layers' work on the training texts is kept for all epochs if it takes no more than this."""
 READ_TOKENS = 2**12
 """Most tokens of one forward pass without gradient, padding included."""
-LEVEL = 1.96
-"""Standard deviations to either side in a Wilson interval, for 95 %."""
+NUMBERS_AT_A_TIME = 2**22
+"""Bootstrap resamples are drawn in groups whose arrays hold no more."""
 
 
 @dataclass(frozen=True)
@@ -340,12 +341,16 @@ def hold_out(heads: RewardHeads, judged: Sequence[Judged], resamples: int, seed:
 
 
 def cluster_bootstrap(values: np.ndarray, owner: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentile interval (95 %) of the mean of ``values`` (n,) when whole clusters, ``owner`` (n,), are resampled."""
+    """Percentile interval at ``LEVEL`` of the mean of ``values`` (n,), whole clusters, ``owner`` (n,), resampled."""
     _, cluster = np.unique(owner, return_inverse=True)
     sums, counts = np.bincount(cluster, values), np.bincount(cluster)
     rng = np.random.default_rng(derive_seed(seed, "reward bootstrap"))
-    drawn = rng.integers(len(counts), size=(resamples, len(counts)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    group = max(1, NUMBERS_AT_A_TIME // len(counts))
+    means = []
+    for start in range(0, resamples, group):
+        drawn = rng.integers(len(counts), size=(min(group, resamples - start), len(counts)))
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -358,16 +363,17 @@ def reliability_bins(confidence: np.ndarray, right: np.ndarray, count: int = 10)
         count: of the bins.
 
     Returns:
-        By bin ``predicted`` and ``observed`` (means), ``low`` and ``high`` (Wilson's 95 % interval of the observed,
-        as if comparisons were independent) and ``n``.
+        By bin ``predicted`` and ``observed`` (means), ``low`` and ``high`` (Wilson's interval of the observed at
+        ``LEVEL``, as if comparisons were independent) and ``n``.
     """
+    z = float(ndtri((1 + LEVEL) / 2))
     place = np.minimum(((confidence - 0.5) * 2 * count).astype(int), count - 1)
     rows = []
     for b in np.unique(place):
         inside = place == b
         n, observed = int(inside.sum()), float(right[inside].mean())
-        centre = (observed + LEVEL**2 / (2 * n)) / (1 + LEVEL**2 / n)
-        spread = LEVEL * np.sqrt(observed * (1 - observed) / n + LEVEL**2 / (4 * n**2)) / (1 + LEVEL**2 / n)
+        centre = (observed + z**2 / (2 * n)) / (1 + z**2 / n)
+        spread = z * np.sqrt(observed * (1 - observed) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
         row = {"predicted": float(confidence[inside].mean()), "observed": observed}
         rows.append({**row, "low": float(centre - spread), "high": float(centre + spread), "n": n})
     return rows

@@ -6,10 +6,11 @@ orders and counts, and ``prompts`` and ``preferences`` are what is asked for.
 
 from llm.data.preferences import Comparison, PreferenceConfig, load_preferences
 from llm.data.prompts import PromptConfig, batch_at, load_prompts
-from llm.data.sources import PRESETS, Message, Split
+from llm.data.sources import PRESETS, SPLITS, Message, Split
 
 __all__ = [
     "PRESETS",
+    "SPLITS",
     "Comparison",
     "Message",
     "PreferenceConfig",

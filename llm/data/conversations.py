@@ -33,7 +33,8 @@ def answered(table: Table, column: str) -> list[list[Message]]:
     """The conversations that end with the answer in ``column``, "chosen" or "rejected".
 
     The column holds whole conversations as messages; or messages or a text to be read after the column "prompt",
-    which holds messages, a text or the beginning of a transcript; or, without "prompt", transcripts.
+    which holds messages, a text or the beginning of a transcript; or, without "prompt", transcripts. Beside a text
+    "prompt", messages that start with a user's or the system's turn are whole conversations.
 
     Raises:
         InvalidData: a row cannot be read.
@@ -41,7 +42,7 @@ def answered(table: Table, column: str) -> list[list[Message]]:
     if table.holds_messages(column):
         answers = table.messages(column)
         if not table.holds_messages("prompt"):
-            return answers
+            return _after_texts(table, answers)
         return [[*prompt, *answer] for prompt, answer in zip(table.messages("prompt"), answers, strict=True)]
     texts = table.texts(column)
     prompts = table.texts("prompt") if table.has("prompt") else [""] * len(texts)
@@ -53,4 +54,18 @@ def answered(table: Table, column: str) -> list[list[Message]]:
             found.append(turns)
         else:
             raise table.malformed(row, column, f'{TRANSCRIPT} (without one, a text "prompt" is needed)')
+    return found
+
+
+def _after_texts(table: Table, answers: list[list[Message]]) -> list[list[Message]]:
+    """Messages that start with an answer put after the text in the column "prompt", if there is one; others alone."""
+    answer_first = [bool(turns) and turns[0]["role"] not in ("user", "system") for turns in answers]
+    if not table.has("prompt") or not any(answer_first):
+        return answers
+    found = []
+    for prompt, turns, put in zip(table.texts("prompt"), answers, answer_first, strict=True):
+        before = transcript(prompt) or [Message(role="user", content=prompt)]
+        if before[-1] == Message(role="assistant", content=""):  # the answer's mark, at the end of a transcript
+            before.pop()
+        found.append([*before, *turns] if put else turns)
     return found

@@ -69,7 +69,7 @@ def _embedded() -> Iterator[tuple[Split | None, str]]:
 
 
 def _single_turns(tables: list[Table], tally: Tally) -> Iterator[tuple[Split | None, str]]:
-    """The prompts of all tables, each once for each split that the data put it in."""
+    """The prompts of all tables, each once (white space around it aside) for each split that the data put it in."""
     seen: set[tuple[Split | None, str]] = set()
     for table in tables:
         tally.rows += table.rows
@@ -78,10 +78,10 @@ def _single_turns(tables: list[Table], tally: Tally) -> Iterator[tuple[Split | N
                 tally.drop("of more than the user's single turn", table, row)
             elif not turns[0]["content"].strip():
                 tally.drop("with an empty prompt", table, row)
-            elif (side, turns[0]["content"]) in seen:
+            elif (side, turns[0]["content"].strip()) in seen:
                 tally.drop("repeating a prompt", table, row)
             else:
-                seen.add((side, turns[0]["content"]))
+                seen.add((side, turns[0]["content"].strip()))
                 yield side, turns[0]["content"]
 
 

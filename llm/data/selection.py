@@ -82,8 +82,8 @@ def select(
     """The rows of each split, in the order of a hash of their prompt.
 
     A row without a split is held out if the hash of its prompt is below ``heldout_share``: what is decided by
-    the text alone stays the same when rows are added. No prompt is on both sides; where the data put one there,
-    its rows for training are left out.
+    the text alone stays the same when rows are added. No prompt is on both sides, white space around it aside; where
+    the data put one there, its rows for training are left out.
 
     Args:
         rows: split and row.
@@ -98,7 +98,7 @@ def select(
         if config.max_characters is not None and length(row) > config.max_characters:
             tally.drop(f"of more than {config.max_characters:,} characters")
             continue
-        place = _hash(prompt(row))
+        place = _hash(prompt(row).strip())
         found[side or ("heldout" if place < config.heldout_share * 2**64 else "train")].append((place, row))
     held_out = {place for place, _ in found["heldout"]}
     train = [entry for entry in found["train"] if entry[0] not in held_out]
@@ -107,7 +107,7 @@ def select(
     found["train"] = train
     if not in_file_order:
         for entries in found.values():
-            entries.sort(key=lambda entry: entry[0])
+            entries.sort(key=lambda entry: (entry[0], prompt(entry[1])))
     return {side: [row for _, row in entries] for side, entries in found.items()}
 
 

@@ -84,14 +84,28 @@ def ask_reward(judge: RewardJudge, prompts: Sequence[str], answers: Sequence[str
     return r
 
 
-def _answer(judge: Judge, method: Callable[..., np.ndarray], *texts: Sequence[str]) -> np.ndarray:
+def ask_features(judge: FeatureJudge, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """``judge.features`` with its answer checked; float64, shape (batch, number of features).
+
+    Raises:
+        JudgeError: the judge raised, or did not answer with one finite number per row and feature.
+    """
+    f = _answer(judge, judge.features, prompts, answers, each=(len(judge.feature_names),))
+    _refuse(judge, prompts, f, ~np.isfinite(f).all(1), "finite features")
+    return f
+
+
+def _answer(
+    judge: Judge, method: Callable[..., np.ndarray], *texts: Sequence[str], each: tuple[int, ...] = ()
+) -> np.ndarray:
+    """What the judge says, of shape ``each`` for each row."""
     try:
         found = np.asarray(method(*texts), dtype=np.float64)
     except JudgeError:
         raise
     except Exception as error:  # a judge is anyone's code; whatever it raises ends the run as a judge's failure
         raise JudgeError(f"The judge {type(judge).__name__} failed: {type(error).__name__}: {error}") from error
-    if found.shape != (len(texts[0]),):
+    if found.shape != (len(texts[0]), *each):
         raise JudgeError(f"The judge {type(judge).__name__} answered {found.shape} to {len(texts[0])} questions.")
     return found
 

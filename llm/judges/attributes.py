@@ -29,6 +29,8 @@ OPENING = "<|im_start|>assistant\n"
 ENOUGH_WORDS, WORDS_ALLOWED = 12, 18
 MAX_TOKENS = 256
 """Longer texts are read up to here by the two neural attributes."""
+TEXTS_AT_A_TIME = 256
+"""Most texts of one forward pass: fluency needs logits over the whole vocabulary for each of their tokens."""
 
 
 class AttributeJudge:
@@ -74,8 +76,9 @@ class AttributeJudge:
         rows = list(zip(prompts, answers, strict=True))
         known = self._known if self.remember else {}
         new = [row for row in dict.fromkeys(rows) if row not in known]
-        if new:
-            known.update(zip(new, self._read([x for x, _ in new], [y for _, y in new]), strict=True))
+        for start in range(0, len(new), TEXTS_AT_A_TIME):
+            part = new[start : start + TEXTS_AT_A_TIME]
+            known.update(zip(part, self._read([x for x, _ in part], [y for _, y in part]), strict=True))
         return np.stack([known[row] for row in rows])
 
     def drain_metrics(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from scipy.special import expit
 from llm.judges.config import PAIR_TEXT, ClassifierJudgeConfig
 from llm.judges.sequences import SequenceClassifier
 from llm.judges.two_orders import Shown, TwoOrderJudge, check_template
+from slhf.errors import ConfigError
 
 
 class PairClassifierJudge(TwoOrderJudge):
@@ -24,8 +25,18 @@ class PairClassifierJudge(TwoOrderJudge):
 
     @classmethod
     def load(cls, config: ClassifierJudgeConfig, device: str, remember: bool = False) -> PairClassifierJudge:
-        """What ``config`` describes; see :meth:`SequenceClassifier.load` for what is refused."""
+        """What ``config`` describes.
+
+        Raises:
+            MissingResource, ConfigError: see :meth:`SequenceClassifier.load`.
+            ConfigError: ``winner`` is given for a model with one label, whose logit is that of the first one's win.
+        """
         classifier = SequenceClassifier.load(config.model, (1, 2), config.dtype, device, config.tokens_per_batch)
+        if config.winner and classifier.model.config.num_labels == 1:
+            raise ConfigError(
+                f"judge.winner = {config.winner}, but the judge's model {config.model!r} has one label, whose logit is "
+                "taken as that of the first answer's win. Leave judge.winner out, or give a model with two labels."
+            )
         return cls(classifier, config.template, config.winner, remember)
 
     def first_wins(self, rows: Sequence[Shown]) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit
 
+from llm.judges.meter import Meter
+from llm.judges.sequences import check_lengths
 from llm.reward_heads import RewardHeads
-from slhf.errors import JudgeError
 
 READ_TOKENS = 2**11
 """Most tokens, padding included, of one forward pass; the adapted layers read them once for each head."""
@@ -31,7 +32,7 @@ class RewardEnsembleJudge:
 
         Not for training where the base is in bfloat16, see :class:`llm.judges.attributes.AttributeJudge`.
         """
-        self.heads, self.preference, self.remember = heads, preference, remember
+        self.heads, self.preference, self.remember, self.meter = heads, preference, remember, Meter()
         self._known: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
@@ -52,10 +53,12 @@ class RewardEnsembleJudge:
 
     def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> np.ndarray:
         """See :class:`llm.judges.Judge`."""
-        rewards = self.features([*prompts, *prompts], [*a, *b])
-        difference = rewards[: len(prompts)] - rewards[len(prompts) :]
-        wins = expit(difference) if self.preference == "mean_sigmoid" else (np.sign(difference) + 1) / 2
-        return wins.mean(-1)
+        with self.meter.comparing(len(prompts)):
+            rewards = self.features([*prompts, *prompts], [*a, *b])
+            difference = rewards[: len(prompts)] - rewards[len(prompts) :]
+            wins = expit(difference) if self.preference == "mean_sigmoid" else (np.sign(difference) + 1) / 2
+            self.meter.votes(self.feature_names, wins)
+            return wins.mean(-1)
 
     def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """The rewards, float64, shape (batch, K). Each distinct (prompt, answer) is read once.
@@ -70,12 +73,11 @@ class RewardEnsembleJudge:
             known.update(zip(new, self._read(new), strict=True))
         return np.stack([known[row] for row in rows]) if rows else np.empty((0, len(self.feature_names)))
 
+    def drain_metrics(self) -> dict[str, float]:
+        """See :class:`llm.judges.MeteredJudge`; ``agreement_NAME``: how often an attribute is with the verdict."""
+        return self.meter.drain()
+
     def _read(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
         texts = [self.heads.encode([{"role": "user", "content": x}], y) for x, y in rows]
-        for (x, _), text in zip(rows, texts, strict=True):
-            if len(text) > self.heads.longest:
-                raise JudgeError(
-                    f"An answer to {x[:60]!r} is, with its prompt, {len(text)} tokens long; "
-                    f"{self.heads.base!r} reads at most {self.heads.longest}."
-                )
+        check_lengths([f"{x} {y}" for x, y in rows], texts, self.heads.longest)
         return self.heads.rewards(texts, READ_TOKENS).T.double().numpy()

@@ -243,16 +243,16 @@ class ServerJudge(TwoOrderJudge):
             raise Failed(f"no answer within {self.config.timeout_seconds:g} s") from None
         except httpx2.RequestError as error:
             raise Failed(f"{type(error).__name__}: {error}") from error
-        # a server may show us our own key
-        text = response.text.replace(self._key, "[key]") if self._key else response.text
         if response.status_code != 200:
-            raise self._refusal(response, text)
+            raise self._refusal(response)
         try:
-            answer = Answer.model_validate_json(text)
+            answer = Answer.model_validate_json(response.text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the answer"
-            raise Failed(f"malformed answer ({where}: {first['msg']}): {excerpt(text)}") from None
+            raise Failed(f"malformed answer ({where}: {first['msg']}): {self._shown(response)}") from None
+        for choice in answer.choices:  # written to the disk and into messages
+            choice.message.content = self._redacted(choice.message.content or "")
         self._latencies.append(time.perf_counter() - start)
         usage = answer.usage or Usage()
         self.meter.count("prompt_tokens", usage.prompt_tokens)
@@ -262,13 +262,21 @@ class ServerJudge(TwoOrderJudge):
         self._verdict(answer)
         return answer
 
-    def _refusal(self, response: httpx2.Response, text: str) -> Failed | JudgeError:
+    def _redacted(self, text: str) -> str:
+        """A server may show us our own key."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+    def _shown(self, response: httpx2.Response) -> str:
+        """The beginning of what came back, for messages."""
+        return excerpt(self._redacted(response.text))
+
+    def _refusal(self, response: httpx2.Response) -> Failed | JudgeError:
         """What an HTTP status other than 200 means."""
         status = response.status_code
         if status in PASSING or status >= 500:
             wait = retry_after(response.headers.get("Retry-After"))
             if wait <= self.config.longest_wait:
-                return Failed(f"HTTP {status}: {excerpt(text)}", wait)
+                return Failed(f"HTTP {status}: {self._shown(response)}", wait)
             return JudgeError(
                 f"{self._where()} answered HTTP {status} and asks to wait {wait:.0f} s, more than judge.longest_wait = "
                 f"{self.config.longest_wait:g}. Start the same command again then; it goes on where it stopped."
@@ -278,7 +286,7 @@ class ServerJudge(TwoOrderJudge):
             held = f"the one in the environment variable {name}" if name else "none; name its variable: api_key_env"
             return JudgeError(f"{self._where()} refused the API key (HTTP {status}), which was {held}.")
         return JudgeError(
-            f"{self._where()} refused the request (HTTP {status}): {excerpt(text)} "
+            f"{self._where()} refused the request (HTTP {status}): {self._shown(response)} "
             "Check judge.url, judge.model and the sampling settings."
         )
 

@@ -206,10 +206,21 @@ def test_the_split_depends_on_the_prompt_alone(prompts, random, share):
     shuffled = list(prompts)
     random.shuffle(shuffled)
     assert split(shuffled) == found
-    assert not set(found["train"]) & set(found["heldout"])
+    assert not {row.strip() for row in found["train"]} & {row.strip() for row in found["heldout"]}
     assert sorted(found["train"] + found["heldout"]) == sorted(prompts)
     for side, rows in split(prompts[: len(prompts) // 2]).items():
         assert set(rows) <= set(found[side])
+
+
+def test_white_space_around_a_prompt_makes_no_other_prompt(tmp_path):
+    prompts = [f"{before}Say {i}{after}" for i in range(40) for before, after in (("", ""), ("", "\n"), (" ", " "))]
+    found = both(PromptConfig(jsonl(tmp_path / "a.jsonl", [{"prompt": text} for text in prompts]), heldout_share=0.5))
+    assert sorted(found[0] + found[1]) == sorted(prompts[::3])
+    rows = [{"prompt": text, "chosen": "good", "rejected": "bad"} for text in prompts]
+    train, heldout = both(PreferenceConfig(jsonl(tmp_path / "b.jsonl", rows), heldout_share=0.5))
+    sides = [{c.conversation[0]["content"].strip() for c in part["preference"]} for part in (train, heldout)]
+    assert len(sides[0]) + len(sides[1]) == 40
+    assert not sides[0] & sides[1]
 
 
 def test_the_share_that_is_held_out_is_the_one_asked_for(tmp_path):
@@ -255,7 +266,16 @@ def test_the_same_preferences_as_texts_messages_and_beginnings(tmp_path):
             for q in QUESTIONS
         ],
         [{"prompt": [user(q)], "chosen": [assistant("good")], "rejected": [assistant("bad")]} for q in QUESTIONS],
+        [{"prompt": q, "chosen": [assistant("good")], "rejected": [assistant("bad")]} for q in QUESTIONS],
         [{"prompt": f"\n\nHuman: {q}\n\nAssistant:", "chosen": " good", "rejected": " bad"} for q in QUESTIONS],
+        [
+            {
+                "prompt": f"\n\nHuman: {q}\n\nAssistant:",
+                "chosen": [assistant("good")],
+                "rejected": [assistant("bad")],
+            }
+            for q in QUESTIONS
+        ],
     ]
     results = [both(PreferenceConfig(jsonl(tmp_path / f"{i}.jsonl", rows))) for i, rows in enumerate(forms)]
     assert all(result == results[0] for result in results)

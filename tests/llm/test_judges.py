@@ -4,7 +4,7 @@ import pytest
 from llm.judges import FeatureJudge, ask, drain
 from llm.judges.attributes import AttributeJudge, distinct_words, finished_sentences
 from llm.judges.matrix import MatrixJudge
-from llm.reward import fit_reward
+from llm.reward import LinearReward, fit_reward
 from slhf.errors import InvalidParameter, JudgeError
 from tabular import PreferenceMatrix, solve_rlhf
 
@@ -67,6 +67,16 @@ def test_features_do_not_depend_on_the_batch(attributes):
     np.testing.assert_allclose(np.delete(together[:3], fluency, 1), np.delete(alone, fluency, 1), atol=1e-5)
 
 
+def test_only_so_many_texts_are_read_at_a_time(attributes, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(attributes, "_read", lambda x, y: (sizes.append(len(y)), np.array([[float(t)] for t in y]))[1])
+    texts = [str(i) for i in range(600)]
+    np.testing.assert_array_equal(attributes.features([PROMPT] * 600, texts)[:, 0], np.arange(600))
+    assert sizes == [256, 256, 88]
+    attributes.features([PROMPT] * 256, texts[:256])
+    assert sizes[3:] == [256]
+
+
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("A a A.", 1), ("It's nice, isn't it?", 4), ("x " * 50, 1)])
 def test_distinct_words(text, count):
     assert len(distinct_words(text)) == count
@@ -97,10 +107,15 @@ def test_matrix_judge_looks_up():
 
 
 class Answering:
-    """A judge that answers what it is told, or raises it."""
+    """A judge that answers what it is told, or raises it; so do its features."""
+
+    feature_names = ("one", "two")
 
     def __init__(self, answer):
         self.answer = answer
+
+    def features(self, prompts, answers):
+        return self.prefer(prompts, answers, answers)
 
     def prefer(self, prompts, a, b):
         if isinstance(self.answer, Exception):
@@ -120,6 +135,27 @@ class Answering:
 def test_no_preference_is_invented(answer, message):
     with pytest.raises(JudgeError, match=message):
         ask(Answering(answer), ["x", "x"], ["a", "a"], ["b", "b"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (ConnectionError("no route"), "ConnectionError: no route"),
+        (np.zeros(2), r"\(2,\) to 2 questions"),
+        (np.zeros((2, 3)), r"\(2, 3\) to 2 questions"),
+        (np.array([[0.5, 0.0], [0.5, np.nan]]), "not finite features, in row 1"),
+    ],
+)
+def test_no_feature_is_invented(answer, message):
+    with pytest.raises(JudgeError, match=message):
+        LinearReward(Answering(answer), np.ones(2), 0.0, None).score(["x", "x"], ["a", "b"])
+
+
+def test_a_reward_is_not_fitted_to_features_that_are_none():
+    judge = MatrixJudge(np.full((2, 2), 0.5), ["a", "b"])
+    judge.features = lambda prompts, answers: np.full((len(prompts), 2), np.nan)
+    with pytest.raises(JudgeError, match="not finite features, in row 0"):
+        fit_reward(judge, ["x"], ["a"], ["b"], l2=1.0)
 
 
 def test_the_fitted_reward_is_tabulars_on_finite_answers():

@@ -97,6 +97,8 @@ def test_a_classifier_that_is_none_is_refused(tmp_path):
         load_judge(RewardModelJudgeConfig(two), "cpu")
     with pytest.raises(ConfigError, match="has 3 labels; this kind of judge needs 1 or 2"):
         load_judge(ClassifierJudgeConfig(tiny_classifier(tmp_path / "three", labels=3)), "cpu")
+    with pytest.raises(ConfigError, match=r"judge.winner = 1, but .* has one label"):
+        load_judge(ClassifierJudgeConfig(tiny_classifier(tmp_path / "one"), winner=1), "cpu")
     AutoModelForCausalLM.from_pretrained(two).save_pretrained(tmp_path / "causal", num_labels=1)
     AutoTokenizer.from_pretrained(two).save_pretrained(tmp_path / "causal")
     config = (tmp_path / "causal" / "config.json").read_text().replace('"model_type"', '"num_labels": 1, "model_type"')

@@ -13,7 +13,7 @@ from scipy.special import expit
 from transformers import AutoModelForSequenceClassification
 
 from llm.finite import MODULES, build_model
-from llm.judges import FeatureJudge, ask
+from llm.judges import FeatureJudge, ask, drain
 from llm.judges.config import RewardEnsembleJudgeConfig, load_judge
 from llm.judges.reward_ensemble import RewardEnsembleJudge
 from llm.policy import LoRA
@@ -164,7 +164,7 @@ def test_preference(saved, preference):
     (prompts, a), (_, b) = texts(12), texts(12, seed=1)
     a[0] = b[0]
     r, s = np.split(judge.features([*prompts, *prompts], [*a, *b]), 2)
-    p = ask(judge, prompts, a, b)
+    p, found = ask(judge, prompts, a, b), drain(judge)
     if preference == "share":
         np.testing.assert_array_equal(p, ((r > s) + 0.5 * (r == s)).mean(1))
         assert set(np.round(p * 6)) > {2.0, 3.0, 4.0}
@@ -172,6 +172,12 @@ def test_preference(saved, preference):
         np.testing.assert_allclose(p, expit(r - s).mean(1))
     np.testing.assert_allclose(p + ask(judge, prompts, b, a), 1)
     assert p[0] == 0.5
+    verdict = np.sign(p - 0.5)[:, None]
+    agreement = (1 + np.sign(r - s) * verdict)[verdict[:, 0] != 0].mean(0) / 2
+    for name, value in zip(ATTRIBUTES, agreement, strict=True):
+        assert found.pop(f"agreement_{name}") == pytest.approx(value)
+    assert found.pop("seconds_per_comparison") > 0
+    assert found == {"comparisons": 12}
 
 
 def test_each_distinct_text_is_read_once(saved, monkeypatch):
@@ -196,7 +202,7 @@ def test_a_sign_turns_an_attribute_round(saved, judge, tmp_path):
 
 
 def test_a_text_that_is_too_long_is_refused(judge):
-    with pytest.raises(JudgeError, match="reads at most 48"):
+    with pytest.raises(JudgeError, match="longer than the judge's context of 48"):
         judge.prefer(["a"], ["b " * 60], ["c"])
 
 

@@ -239,7 +239,7 @@ def test_hold_out_agrees_with_the_rewards(base):
         assert row.by_length == pytest.approx(max(longer, 1 - longer))
 
 
-def test_the_bootstrap_resamples_whole_conversations():
+def test_the_bootstrap_resamples_whole_conversations(monkeypatch):
     rng = np.random.default_rng(0)
     values = (rng.random(200) < 0.7).astype(float)
     low, high = cluster_bootstrap(values, np.arange(200), 4000, seed=0)
@@ -247,6 +247,8 @@ def test_the_bootstrap_resamples_whole_conversations():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
     repeated = cluster_bootstrap(np.repeat(values, 4), np.repeat(np.arange(200), 4), 4000, seed=0)
     assert repeated == pytest.approx((low, high), abs=1e-12)
+    monkeypatch.setattr("llm.reward_training.NUMBERS_AT_A_TIME", 300 * 200)
+    assert cluster_bootstrap(values, np.arange(200), 4000, seed=0) == (low, high)
 
 
 def test_reliability_of_a_calibrated_and_of_a_boastful_head():

@@ -371,6 +371,15 @@ def test_the_key_goes_to_the_server_and_nowhere_else(server, config, tmp_path, m
         assert "not-to-be-seen" not in text
 
 
+@pytest.mark.parametrize("verdict", ["logprobs", "text"])
+@pytest.mark.parametrize("key", ["token", "choices", "content"])
+def test_a_key_that_is_a_word_of_the_format_changes_no_answer(server, config, monkeypatch, verdict, key):
+    server.key = key
+    monkeypatch.setenv("A_KEY", key)
+    p = ask(ServerJudge(replace(config, api_key_env="A_KEY", verdict=verdict)), PROMPTS, A, B)
+    np.testing.assert_allclose(p, expected(verdict), atol=1e-9)
+
+
 @pytest.mark.parametrize(("value", "message"), [(None, "is not set"), ("", "is not set"), ("sk-x\n", "holds blanks")])
 def test_a_key_that_cannot_be_one(config, monkeypatch, value, message):
     monkeypatch.delenv("A_KEY", raising=False)
