@@ -347,6 +347,8 @@ def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:
         if "error" in first.get("ctx", {}):  # one of our own range checks, which names field and value itself
             raise ConfigError(f"{where}: {first['ctx']['error']}") from error
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}: {key} is missing.") from error
         raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}.") from error
 
 

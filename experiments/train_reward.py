@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import tyro
 from tqdm import tqdm
+from transformers import AutoConfig
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
@@ -127,6 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run(command: Command) -> str:
     """Train and measure unless that is done; returns what to print."""
     config, device = settings(command), default_device()
+    embedded.from_pretrained(
+        AutoConfig, command.model
+    )  # a model that is not there: now, not after the answers are sampled
     source: dict[str, Any]
     if command.data == "embedded":
         preferences, source = None, {"prompts": command.prompts, "answers": command.answers or ANSWERS}

@@ -72,7 +72,8 @@ class TreeBatch:
         ids: (N, T), token ids.
         positions: (N, T), each token's position within its text.
         sees: (N, T, T), whether the row's token [i] sees its token [j].
-        rows, ends: (M,) each: text m ends in ``ids[rows[m], ends[m]]``.
+        rows: (M,), the row of each text.
+        ends: (M,), where in it the text ends: ``ids[rows[m], ends[m]]`` is its last token.
         numbers: (M,), the texts' numbers.
     """
 

@@ -83,7 +83,9 @@ def solve_nlhf(
     if selection not in get_args(Selection):
         raise InvalidParameter(f"selection = {selection!r}: choose one of {', '.join(get_args(Selection))}.")
     if tau > 0 and selection != "any":
-        raise InvalidParameter(f'selection = "{selection}" at tau = {tau}: there the equilibrium is unique; drop it.')
+        raise InvalidParameter(
+            f'selection = "{selection}" at tau = {tau}: there the equilibrium is unique; drop the selection.'
+        )
     if tau == 0 and reference is not None and selection != "max_entropy":
         raise InvalidParameter(
             f'At tau = 0 the reference plays no part with selection = "{selection}"; '
