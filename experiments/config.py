@@ -346,7 +346,10 @@ def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:
         first = error.errors()[0]
         if "error" in first.get("ctx", {}):  # one of our own range checks, which names field and value itself
             raise ConfigError(f"{where}: {first['ctx']['error']}") from error
-        key = ".".join(str(part) for part in first["loc"])
+        parts = [str(part) for part in first["loc"]]
+        if parts[0] == "judge" and len(parts) > 2:
+            del parts[1]  # the kind, by which pydantic tells the members of the union apart
+        key = ".".join(parts)
         if first["type"] == "missing":
             raise ConfigError(f"{where}: {key} is missing.") from error
         raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}.") from error
