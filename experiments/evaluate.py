@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from llm import embedded
 from llm.data import Split, load_prompts
 from llm.judges.config import JudgeConfig, identity, load_judge
 from llm.policy import default_device
-from slhf.errors import ConfigError, SLHFError
+from slhf.errors import ConfigError
 from slhf.runs import Run, write_atomically
 
 SECTIONS = {
@@ -99,23 +98,18 @@ class Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 after an error (one line on standard error), 130 when interrupted."""
-    help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
-    command = tyro.cli(Command, args=arguments, prog="python experiments/evaluate.py", description=help_text)
+    """The exit status, see :func:`experiments.process.command`."""
+    return process.command(Command, "evaluate.py", work, arguments, "the same command goes on with the answers it has.")
+
+
+def work(command: Command) -> None:
+    """Let them meet, and print the result."""
     process.prepare()
-    try:
-        embedded.refuse_foreign_llm()
-        run, result = evaluate(command)
-        text = tables(result)
-        write_atomically(run.path / "report.md", text)
-        print(json.dumps(result, indent=2) if command.json else f"\n{text}\nResult: {run.path / 'finished.json'}")
-    except (SLHFError, OSError) as error:  # OSError: an output folder that cannot be written, a full disk
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on with the answers it has.", file=sys.stderr)
-        return 130
-    return 0
+    embedded.refuse_foreign_llm()
+    run, result = evaluate(command)
+    text = tables(result)
+    write_atomically(run.path / "report.md", text)
+    print(json.dumps(result, indent=2) if command.json else f"\n{text}\nResult: {run.path / 'finished.json'}")
 
 
 def evaluate(command: Command) -> tuple[Run, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shlex
 import sys
@@ -26,7 +25,7 @@ from llm.embedded import from_pretrained
 from llm.generation import TransformersGenerator
 from llm.policy import merged
 from llm.refine import refine
-from slhf.errors import ConfigError, InvalidData, SLHFError
+from slhf.errors import ConfigError, InvalidData
 from slhf.runs import derive_seed, write_directory, write_json
 
 AT_ONCE = 64
@@ -74,23 +73,18 @@ class Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 after an error (one line on standard error), 130 when interrupted."""
-    help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
-    command = tyro.cli(Command, args=arguments, prog="python experiments/export.py", description=help_text)
+    """The exit status, see :func:`experiments.process.command`."""
+    return process.command(Command, "export.py", work, arguments, "nothing was written.")
+
+
+def work(command: Command) -> None:
+    """Write the export, and print the command that uses it."""
     process.prepare()
-    try:
-        check_options(command)
-        embedded.refuse_foreign_llm()
-        found = contestants.resolve(title_of(command.run), command.run)
-        (one,) = contestants.sampled_alike([found], command.temperature, command.max_new_tokens)
-        print(to_alpaca_eval(one, command) if command.to == "alpaca_eval" else to_lm_eval(one, command))
-    except (SLHFError, OSError) as error:  # OSError: an output folder that cannot be written, a full disk
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing was written.", file=sys.stderr)
-        return 130
-    return 0
+    check_options(command)
+    embedded.refuse_foreign_llm()
+    found = contestants.resolve(title_of(command.run), command.run)
+    (one,) = contestants.sampled_alike([found], command.temperature, command.max_new_tokens)
+    print(to_alpaca_eval(one, command) if command.to == "alpaca_eval" else to_lm_eval(one, command))
 
 
 def check_options(command: Command) -> None:

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import platform
+import sys
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from slhf.errors import SLHFError
+
+C = TypeVar("C")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's mallopt(3)."""
+
+
+def command(
+    kind: type[C], script: str, work: Callable[[C], None], arguments: list[str] | None, interrupted: str
+) -> int:
+    """Read a script's arguments into ``kind`` and do its work.
+
+    Returns:
+        The exit status: 0; 1 after an error, which is one line on standard error; 130 when interrupted, and then
+        ``interrupted`` says what is left to do.
+    """
+    help_text = inspect.cleandoc(kind.__doc__ or "")  # tyro's own reading of it drops the examples
+    try:
+        work(tyro.cli(kind, args=arguments, prog=f"python experiments/{script}", description=help_text))
+    except (SLHFError, OSError) as error:  # OSError: an output folder that cannot be written, a full disk
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; {interrupted}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def prepare() -> None:

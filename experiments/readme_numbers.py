@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(ROOT))
 
+from experiments import process  # noqa: E402
 from experiments.report import headline_text  # noqa: E402
 from experiments.reporting.record import SweepRecord, read_sweep  # noqa: E402
-from slhf.errors import InvalidData, SLHFError  # noqa: E402
+from slhf.errors import InvalidData  # noqa: E402
 from slhf.runs import write_atomically  # noqa: E402
 
 BEGIN = "<!-- quickstart numbers: written by experiments/readme_numbers.py -->"
@@ -43,20 +43,18 @@ class Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, or 1 after an error (one line on standard error)."""
-    help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
-    command = tyro.cli(Command, args=arguments, prog="python experiments/readme_numbers.py", description=help_text)
-    try:
-        before = command.readme.read_text(encoding="utf-8")
-        after = with_numbers(before, block(read_sweep(command.runs_dir)), command.readme)
-        if command.check and after != before:
-            raise InvalidData(f"{command.readme} does not show the numbers of {command.runs_dir}; write them again.")
-        if not command.check:
-            write_atomically(command.readme, after)
-    except (SLHFError, OSError) as error:  # OSError: no such README, or one that cannot be written
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    """The exit status, see :func:`experiments.process.command`."""
+    return process.command(Command, "readme_numbers.py", work, arguments, "start it again.")
+
+
+def work(command: Command) -> None:
+    """Write the numbers, or check them."""
+    before = command.readme.read_text(encoding="utf-8")
+    after = with_numbers(before, block(read_sweep(command.runs_dir)), command.readme)
+    if command.check and after != before:
+        raise InvalidData(f"{command.readme} does not show the numbers of {command.runs_dir}; write them again.")
+    if not command.check:
+        write_atomically(command.readme, after)
 
 
 def block(sweep: SweepRecord) -> str:

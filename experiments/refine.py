@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import inspect
 import json
 import os
 import sys
@@ -32,7 +31,7 @@ from llm.judges import ask
 from llm.judges.config import AttributeJudgeConfig, load_judge
 from llm.policy import default_device
 from llm.refine import refine
-from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, SLHFError, require_at_least
+from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, require_at_least
 from slhf.runs import sync, write_json
 
 MAX_NEW_TOKENS = 128
@@ -107,20 +106,15 @@ class Task:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 after an error (one line on standard error), 130 when interrupted."""
-    help_text = inspect.cleandoc(Command.__doc__ or "")
-    try:
-        command = tyro.cli(Command, args=arguments, prog="python experiments/refine.py", description=help_text)
-        process.prepare()
-        embedded.refuse_foreign_llm()
-        run(command)
-    except (SLHFError, OSError) as error:  # OSError: an output that cannot be written, a full disk
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where it stopped.", file=sys.stderr)
-        return 130
-    return 0
+    """The exit status, see :func:`experiments.process.command`."""
+    return process.command(Command, "refine.py", work, arguments, "the same command goes on where it stopped.")
+
+
+def work(command: Command) -> None:
+    """Refine, after a look at the environment."""
+    process.prepare()
+    embedded.refuse_foreign_llm()
+    run(command)
 
 
 def check_options(command: Command) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -15,9 +14,9 @@ if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from experiments import process
 from experiments.reporting import conclusions, render, results, training
 from experiments.reporting.record import RunRecord, SweepRecord, read_run, read_sweep
-from slhf.errors import SLHFError
 from slhf.runs import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -47,15 +46,13 @@ class Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, or 1 after an error (one line on standard error)."""
-    help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
-    command = tyro.cli(Command, args=arguments, prog="python experiments/report.py", description=help_text)
-    try:
-        print(headline(write_record(command.out or command.runs_dir, read_sweep(command.runs_dir))))
-    except (SLHFError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    """The exit status, see :func:`experiments.process.command`."""
+    return process.command(Command, "report.py", work, arguments, "start it again.")
+
+
+def work(command: Command) -> None:
+    """Write the report, and print its headline."""
+    print(headline(write_record(command.out or command.runs_dir, read_sweep(command.runs_dir))))
 
 
 def write(root: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from experiments import cluster, finite_answers, language_models, plan, process,
 from experiments.config import FiniteAnswersSweep, LanguageModelSweep, Sweep, load_sweep  # noqa: E402
 from llm import embedded  # noqa: E402
 from llm.distributed import join  # noqa: E402
-from slhf.errors import ConfigError, SLHFError  # noqa: E402
+from slhf.errors import ConfigError  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -68,30 +67,22 @@ class Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 after an error (one line on standard error), 130 when interrupted."""
-    help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
-    command = tyro.cli(Command, args=arguments, prog="python experiments/run.py", description=help_text)
+    """The exit status, see :func:`experiments.process.command`."""
+    return process.command(Command, "run.py", work, arguments, "the same command goes on from the last checkpoint.")
+
+
+def work(command: Command) -> None:
+    """Run the sweep, or print its plan."""
     process.prepare()
-    try:
-        embedded.refuse_foreign_llm()
-        sweeps = load_sweep(command.sweep, command.set)
-        check_options(command)
-        if command.plan:
-            print(show_plan(sweeps, command.json))
-        else:
-            result = run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out)
-            if result is not None:
-                print(result)
-    except SLHFError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except OSError as error:  # an output folder that cannot be written, a full disk
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
-    return 0
+    embedded.refuse_foreign_llm()
+    sweeps = load_sweep(command.sweep, command.set)
+    check_options(command)
+    if command.plan:
+        print(show_plan(sweeps, command.json))
+        return
+    result = run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out)
+    if result is not None:
+        print(result)
 
 
 def check_options(command: Command) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import sys
@@ -40,7 +39,7 @@ from llm.reward_training import (  # noqa: E402
     train_heads,
 )
 from slhf import figures  # noqa: E402
-from slhf.errors import ConfigError, InvalidData, SLHFError  # noqa: E402
+from slhf.errors import ConfigError, InvalidData  # noqa: E402
 from slhf.runs import Run, content_hash, derive_seed, remove_directory, write_atomically, write_json  # noqa: E402
 
 ANSWERS = 4
@@ -105,24 +104,18 @@ class Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 after an error (one line on standard error), 130 when interrupted."""
-    help_text = inspect.cleandoc(Command.__doc__ or "")  # tyro's own reading of it drops the examples
-    command = tyro.cli(Command, args=arguments, prog="python experiments/train_reward.py", description=help_text)
+    """The exit status, see :func:`experiments.process.command`."""
+    return process.command(
+        Command, "train_reward.py", work, arguments, "the same command goes on after the last epoch."
+    )
+
+
+def work(command: Command) -> None:
+    """Train, and print what came of it."""
     process.prepare()
-    try:
-        embedded.refuse_foreign_llm()
-        check_options(command)
-        print(run(command))
-    except SLHFError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except OSError as error:  # an output folder that cannot be written, a full disk
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on after the last epoch.", file=sys.stderr)
-        return 130
-    return 0
+    embedded.refuse_foreign_llm()
+    check_options(command)
+    print(run(command))
 
 
 def run(command: Command) -> str:
