@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from llm.judges import Judge
 from llm.judges.two_orders import check_template
+from llm.precision import Dtype
 from slhf.errors import InvalidParameter, MissingResource, require_at_least
 
 PAIR_TEXT = "<|source|>{prompt}<|candidate1|>{a}<|candidate2|>{b}"
@@ -38,6 +39,9 @@ class AttributeJudgeConfig:
 
     kind: Literal["attributes"] = "attributes"
     rewards: ClassVar[bool] = True
+    dtype: Dtype = "auto"
+    """Of the language model that measures fluency: "auto" for bfloat16 where the device has units for it, else
+    float32."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class RewardEnsembleJudgeConfig:
     rewards: ClassVar[bool] = True
     preference: Literal["share", "mean_sigmoid"] = "share"
     """p(a > b) is the share of attributes on which a has the greater reward, or the mean of sigma(r(a) - r(b))."""
+    dtype: Dtype = "auto"
+    """Of the base's weights: "auto" for bfloat16 where the device has units for it, else float32. Heads are float32."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ class RewardModelJudgeConfig:
     """A directory or a hub id."""
     kind: Literal["reward_model"] = "reward_model"
     rewards: ClassVar[bool] = True
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights and of the computation."""
+    dtype: Dtype = "auto"
+    """Of the weights and of the computation: "auto" for bfloat16 where the device has units for it, else float32."""
     tokens_per_batch: int = 16_384
     """How many tokens, padding included, are read at a time; one text at least."""
 
@@ -81,8 +87,8 @@ class ClassifierJudgeConfig:
     """The text that it reads, with the fields {prompt}, {a} and {b}: as it was trained."""
     winner: Literal[0, 1] = 0
     """With two labels: the one which says that a is better than b."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights and of the computation."""
+    dtype: Dtype = "auto"
+    """Of the weights and of the computation: "auto" for bfloat16 where the device has units for it, else float32."""
     tokens_per_batch: int = 16_384
     """How many tokens, padding included, are read at a time; one text at least."""
 
@@ -101,8 +107,8 @@ class LocalLMJudgeConfig:
     rewards: ClassVar[bool] = False
     template: str = QUESTION
     """The question, with the fields {prompt}, {a} and {b}; the answers must be called A and B."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights and of the computation."""
+    dtype: Dtype = "auto"
+    """Of the weights and of the computation: "auto" for bfloat16 where the device has units for it, else float32."""
     tokens_per_batch: int = 16_384
     """How many tokens, padding included, are read at a time; one text at least."""
 
@@ -240,7 +246,7 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
     if isinstance(config, RewardEnsembleJudgeConfig):
         from llm.judges.reward_ensemble import RewardEnsembleJudge
 
-        return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember)
+        return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember, config.dtype)
     from llm.judges.attributes import AttributeJudge
 
-    return AttributeJudge(device, remember)
+    return AttributeJudge(device, remember, config.dtype)
