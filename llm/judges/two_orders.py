@@ -41,7 +41,7 @@ class TwoOrderJudge(ABC):
                 known.update(zip(new, self.first_wins(new).tolist(), strict=True))
             forward, backward = (np.array([known[row] for row in shown], float) for shown in (rows, swapped))
             meter_orders(self.meter, forward, backward, np.array([x != y for x, y in zip(a, b, strict=True)], bool))
-            return (forward + 1 - backward) / 2
+            return 0.5 + (forward - backward) / 2  # in this order equal texts give one half, whatever rounds
 
     def drain_metrics(self) -> dict[str, float]:
         """See :class:`llm.judges.MeteredJudge`."""

@@ -15,7 +15,7 @@ from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA
 from llm.train import train
 from slhf.algorithms import EGPO, NashMD, StackelbergGDA
-from slhf.runs import Run
+from slhf.runs import Run, write_json
 
 LABELS = ["a", "b", "c"]
 GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
@@ -57,6 +57,8 @@ def run_case(case, out, judge=None, **settings):
     config = ModelConfig(str(out / "model"), "float32", 1.0, max_new_tokens=1, **model)
     run = Run(out / f"{case} on {os.environ.get('WORLD_SIZE', '1')}{getattr(judge, 'how', '')}")
     run.path.mkdir(exist_ok=True)
+    if not (run.path / "manifest.json").exists():  # where a run notes the format of its weights
+        write_json(run.path / "manifest.json", {})
     training = TrainConfig(**{"steps": 4, "batch_size": 8, "checkpoint_every": 2, **training, **settings})
     return run, train(spec, judge or MatrixJudge(GAME, LABELS), [finite.PROMPT], run, config, training, seed=3)
 

@@ -8,6 +8,8 @@ from llm.reward import LinearReward, fit_reward
 from slhf.errors import InvalidParameter, JudgeError
 from tabular import PreferenceMatrix, solve_rlhf
 
+pytestmark = pytest.mark.numeric
+
 PROMPT = "Give one tip for sleeping better."
 GOOD = "Keep a regular schedule and avoid screens before bed, so that your body rests well each night."
 LONGER = (
@@ -26,7 +28,7 @@ DEGENERATE = {
 
 @pytest.fixture(scope="module")
 def attributes():
-    return AttributeJudge()
+    return AttributeJudge(dtype="float32")  # other batches, here, are other padding: bfloat16 would round it otherwise
 
 
 @pytest.mark.parametrize("kind", DEGENERATE)
@@ -60,11 +62,9 @@ def test_it_says_how_often_each_attribute_is_with_the_majority(attributes):
 
 def test_features_do_not_depend_on_the_batch(attributes):
     texts = [GOOD, *DEGENERATE.values()]
-    together = AttributeJudge().features([PROMPT] * len(texts), texts)
-    alone = np.concatenate([AttributeJudge().features([PROMPT], [text]) for text in texts[:3]])
-    fluency = AttributeJudge.feature_names.index("fluency")
-    np.testing.assert_allclose(together[:3, fluency], alone[:, fluency], atol=0.1)  # bfloat16, and other padding
-    np.testing.assert_allclose(np.delete(together[:3], fluency, 1), np.delete(alone, fluency, 1), atol=1e-5)
+    together = attributes.features([PROMPT] * len(texts), texts)
+    alone = np.concatenate([attributes.features([PROMPT], [text]) for text in texts[:3]])
+    np.testing.assert_allclose(together[:3], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_only_so_many_texts_are_read_at_a_time(attributes, monkeypatch):
