@@ -23,7 +23,7 @@ def pytest_xdist_auto_num_workers():
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """With ``--dist loadgroup`` the tests that share a fixture of their module go to one worker, which makes it once."""
+    """With ``--dist loadgroup``, tests that share a fixture of their module go to one worker, which makes it once."""
     for item in items:
         fixtures = (item.session._fixturemanager.getfixturedefs(name, item) or () for name in item.fixturenames)
         if any(definition.scope == "module" for found in fixtures for definition in found):

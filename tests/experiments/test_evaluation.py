@@ -15,6 +15,8 @@ from llm.judges.bias import length_bias
 from slhf.errors import ConfigError, JudgeError
 from tests.experiments.examinees import PROMPTS, TextJudge, adapter, build, examination, preference
 
+pytestmark = pytest.mark.numeric
+
 ALL = {"rounds": 3, "leader_follower": True, "leader_follower_prompts": 5, "parity": True, "samples": 4}
 ALL |= {"tau": 0.1, "length_control": True}
 

@@ -10,6 +10,8 @@ from llm import finite
 from llm.judges.config import LocalLMJudgeConfig, RewardModelJudgeConfig, load_judge
 from tests.llm.tiny import tiny_classifier
 
+pytestmark = pytest.mark.numeric
+
 QUICKSTART = str(HERE / "sweeps" / "quickstart.yaml")
 TWO = "--set=algorithms=[stackelberg_gda, nash_md]"
 REWARD = {"comparisons", "seconds_per_comparison"}

@@ -8,6 +8,8 @@ from experiments.run import HERE, main
 from llm.judges.attributes import AttributeJudge
 from slhf.errors import JudgeError
 
+pytestmark = pytest.mark.numeric
+
 SMALL = ("steps=2", "batch_size=2", "max_new_tokens=5", "layers=1", "pairs=4", "evaluation.prompts=4", "rounds=3")
 PLAYERS = ["Base", "Base as Follower", "SLHF Leader", "SLHF Follower", "RLOO", "Nash-MD-PG"]
 

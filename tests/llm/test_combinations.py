@@ -16,6 +16,8 @@ from llm.policy import LoRA, Policy
 from slhf.algorithms import EGPO, SPO, NashMD, OnlineDPO, StackelbergGDA
 from tests.llm.tiny import move
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = [finite.PROMPT, f"{finite.PROMPT} answer", "answer prompt answer", "prompt"]
 STACKELBERG = StackelbergGDA(timescale=3, tau_leader=0.3, tau_follower=0.2, leader_samples=2, follower_samples=2)
 OTHERS = [SPO(tau=0.3, samples=3), NashMD(tau=0.3, mixture=0.25, samples=2), EGPO(tau=0.3), OnlineDPO(samples=2)]

@@ -12,6 +12,8 @@ from llm.distributed import Processes, SlicedGenerator
 from slhf.errors import ConfigError
 from tests.llm.distributed_run import CASES, LABELS, RATE, run_case
 
+pytestmark = pytest.mark.numeric
+
 TIMED = ("second", "memory")
 
 

@@ -12,6 +12,8 @@ from slhf.algorithms import EGPO, RLOO, SPO, SPPO, NashMD, OnlineDPO, OnlineIPO,
 from slhf.signals import policy_reward
 from tests.llm.tiny import answers, conversation, pack, tiny_policy
 
+pytestmark = pytest.mark.numeric
+
 TOLERANCE = 1e-4
 
 

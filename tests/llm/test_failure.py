@@ -17,6 +17,8 @@ from slhf.errors import InvalidData, TrainingError
 from slhf.runs import Run
 from tests.llm.killing import GAME, LABELS, build_model
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = TrainConfig(steps=4, batch_size=3, checkpoint_every=1)
 
 

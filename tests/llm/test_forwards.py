@@ -15,6 +15,8 @@ from llm.policy import LoRA, Policy
 from slhf.algorithms import StackelbergGDA
 from tests.llm.tiny import move, pack, tiny_policy
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = ["Why is the sky blue?", "Name a fruit.", "Hello", "List three colours, please."]
 
 

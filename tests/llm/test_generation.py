@@ -17,6 +17,8 @@ from slhf.signals import geometric_mixture
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 from tests.tabular.strategies import examples
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = ["choose", "choose choose choose", "choose the answer"]
 
 

@@ -17,6 +17,8 @@ from slhf.errors import ConfigError
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 from tests.tabular.strategies import examples
 
+pytestmark = pytest.mark.numeric
+
 
 def plain(hidden, weight, bias, targets, temperature):
     logits = nn.functional.linear(hidden, weight, bias).float() / temperature

@@ -14,6 +14,8 @@ from llm.generation import TransformersGenerator
 from slhf.algorithms import EGPO, RLOO, NashMD, StackelbergGDA
 from tests.llm.tiny import answers, conversation, pack, tiny_policy
 
+pytestmark = pytest.mark.numeric
+
 LABELS = ("a", "b")
 
 
@@ -43,7 +45,7 @@ def collected(request, policy):
 def test_the_sampler_and_the_trainer_agree(collected):
     _, _, experience, logp = collected
     found = metrics.of_game(experience, logp, eos=2)
-    assert 0 < found["sampler_gap_max"] < 1e-5  # float32 along two ways of reading
+    assert found["sampler_gap_max"] < 1e-5  # float32 along two ways of reading
     assert found["sampler_gap_mean"] <= found["sampler_gap_max"]
 
 

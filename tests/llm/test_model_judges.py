@@ -26,6 +26,8 @@ from llm.reward import OwnReward
 from slhf.errors import ConfigError, InvalidParameter, JudgeError, MissingResource
 from tests.llm.tiny import WORDS, tiny_classifier
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = ["a b", "c", "a b", "d d d d", "c"]
 A = ["e f g h e", "a", "h", "b c", "a"]
 B = ["f", "e f g h a b c d", "a a a", "b c", "g"]
@@ -218,6 +220,7 @@ def test_what_two_orders_promise(values, remember, data):
     b = data.draw(st.lists(st.sampled_from("abc"), min_size=len(a), max_size=len(a)))
     p = judge.prefer(["x"] * len(a), a, b)
     np.testing.assert_allclose(p, [(table[y, z] + 1 - table[z, y]) / 2 for y, z in zip(a, b, strict=True)])
+    assert all(value == 0.5 for value, y, z in zip(p, a, b, strict=True) if y == z)
     assert len(judge.read) == len(set(judge.read))
     found, pairs = drain(judge), [(y, z) for y, z in zip(a, b, strict=True) if y != z]
     assert found["comparisons"] == len(a)

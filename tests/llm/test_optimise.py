@@ -19,6 +19,8 @@ from slhf.algorithms import RLOO, NashMD, StackelbergGDA
 from slhf.errors import InvalidParameter, TrainingError
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 
+pytestmark = pytest.mark.numeric
+
 SPECS = [
     StackelbergGDA(timescale=3, tau_leader=0.3, tau_follower=0.2, leader_samples=2, follower_samples=3),
     RLOO(tau=0.3, samples=4),

@@ -12,6 +12,8 @@ from slhf.algorithms import EGPO, RLOO, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 
+pytestmark = pytest.mark.numeric
+
 SHAPE = LoRA(rank=4, modules=finite.MODULES)
 
 

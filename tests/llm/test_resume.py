@@ -19,6 +19,8 @@ from slhf.errors import JudgeError, RunError
 from slhf.runs import Run
 from tests.llm.killing import GAME, LABELS, PLACES, build_model, child
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = TrainConfig(
     steps=60,
     batch_size=2,

@@ -22,6 +22,8 @@ from llm.reward_heads import RewardHeads, batches
 from slhf.errors import ConfigError, JudgeError, MissingResource
 from tests.llm.tiny_llama import WORDS, build_llama
 
+pytestmark = pytest.mark.numeric
+
 ATTRIBUTES = ("kind", "short", "true-ish")
 LORA = LoRA(rank=3, alpha=6.0, layers=2)
 

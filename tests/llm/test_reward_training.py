@@ -27,6 +27,8 @@ from slhf.runs import Run
 from tests.llm.test_reward_ensemble import moved
 from tests.llm.tiny_llama import WORDS, build_llama
 
+pytestmark = pytest.mark.numeric
+
 LORA = LoRA(rank=2, alpha=4.0, layers=2)
 CONFIG = RewardTrainConfig(LORA, learning_rate=1e-2, epochs=3, batch_size=8)
 

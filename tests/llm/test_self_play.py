@@ -10,6 +10,8 @@ from llm.generation import TransformersGenerator
 from llm.judges.matrix import MatrixJudge
 from llm.policy import LoRA, Policy
 
+pytestmark = pytest.mark.numeric
+
 LABELS = ["a", "b", "c"]
 GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
 

@@ -17,6 +17,8 @@ from slhf.algorithms import RLOO, NashMD, StackelbergGDA
 from slhf.errors import ConfigError, JudgeError, MissingResource, TrainingError
 from slhf.runs import Run
 
+pytestmark = pytest.mark.numeric
+
 LABELS = ["a", "b", "c"]
 GAME = np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]])
 SPEC = StackelbergGDA(learning_rate=0.01)

@@ -15,6 +15,8 @@ from tabular import NLHF, RLHF, SLHF, PreferenceMatrix, attacks, flip_budgets, s
 from tabular.policies import total_variation
 from tests.tabular.strategies import CONDORCET, examples, seeds, single_games
 
+pytestmark = pytest.mark.numeric
+
 
 def box(P, budget, points):
     """All perturbations whose entries are on a grid of ``points`` within the budget, as one batch."""

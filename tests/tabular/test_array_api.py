@@ -21,6 +21,8 @@ from tabular.sensitivity import slhf_sensitivity
 from tests.tabular.strategies import CONDORCET, examples, games, seeds, temperatures, temperatures_or_zero
 from tests.tabular.strategies import policies as random_policies
 
+pytestmark = pytest.mark.numeric
+
 FIELDS = ("policy", "log_policy", "follower", "log_follower", "follower_value", "value", "follower_win_rate", "support")
 
 

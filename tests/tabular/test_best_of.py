@@ -14,6 +14,8 @@ from slhf.errors import InvalidParameter
 from tabular import PreferenceMatrix, Refinement, best_of, best_of_sampled, compute_parity, solve_nlhf, solve_slhf
 from tests.tabular.strategies import CONDORCET, examples, games, policies, seeds, single_games
 
+pytestmark = pytest.mark.numeric
+
 
 def by_ordered_samples(p, policy, count):
     """Every sequence of ``count`` answers; each of the samples that win most is returned as often."""

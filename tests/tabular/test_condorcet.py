@@ -9,6 +9,8 @@ from numpy.testing import assert_allclose
 from tabular import PreferenceMatrix, solve_nlhf, solve_rlhf, solve_slhf
 from tests.tabular.strategies import CONDORCET
 
+pytestmark = pytest.mark.numeric
+
 EQUAL = PreferenceMatrix.from_rankings(["ABC", "BCA", "CAB"])
 
 

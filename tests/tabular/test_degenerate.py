@@ -14,6 +14,8 @@ from tabular.policies import TIE_TOLERANCE
 from tabular.rlhf import TOLERANCE as FIT_TOLERANCE
 from tests.tabular.strategies import complete
 
+pytestmark = pytest.mark.numeric
+
 TAUS = [1e-6, 1e-4, 0.01, 1.0, 100.0, 1e6]
 EPS = np.finfo(float).eps
 

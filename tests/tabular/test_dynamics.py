@@ -19,6 +19,8 @@ from tabular.policies import project_to_simplex, total_variation
 from tabular.stackelberg import StackelbergGame
 from tests.tabular.strategies import CONDORCET, examples, games, policies, seeds, single_games
 
+pytestmark = pytest.mark.numeric
+
 STEPS = st.sampled_from(["simplex", "softmax", "mirror"])
 
 

@@ -18,6 +18,8 @@ from tabular.dynamics import DYNAMICS, nash_game, reward_game, run
 from tabular.policies import kl
 from tests.tabular.strategies import KINDS, examples, games, policies, seeds, single_games
 
+pytestmark = pytest.mark.numeric
+
 WHERE = {
     1: ("invariants.test_permuting_the_actions_permutes_every_solution",),
     2: ("preferences.test_round_trips_through_counts_and_margins",),

@@ -10,6 +10,8 @@ from slhf.algorithms import StackelbergGDA
 from tabular import PreferenceMatrix
 from tabular.dynamics import run
 
+pytestmark = pytest.mark.numeric
+
 GAME = PreferenceMatrix(np.array([[0.5, 0.65, 0.4], [0.35, 0.5, 0.75], [0.6, 0.25, 0.5]]))
 
 

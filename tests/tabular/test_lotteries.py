@@ -27,6 +27,8 @@ from tests.tabular.strategies import (
     smith_set,
 )
 
+pytestmark = pytest.mark.numeric
+
 WELL_SEPARATED = ("uniform", "coarse", "cyclic", "mallows", "clones")
 ROCK_PAPER_SCISSORS_TWICE = PreferenceMatrix.from_margins(
     [[0, 0, 0.5, -0.5], [0, 0, 0.5, -0.5], [-0.5, -0.5, 0, 0.5], [0.5, 0.5, -0.5, 0]]

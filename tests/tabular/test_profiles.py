@@ -29,7 +29,7 @@ def write(tmp_path, name, text):
 
 def test_reweighting():
     profile = Profile(["ABC", "BCA", "CAB"], [0.4, 0.35, 0.25])
-    assert_array_equal(profile.preferences().p, CONDORCET.p)
+    assert_allclose(profile.preferences().p, CONDORCET.p)
     mixes = profile.preferences([[0.4, 0.35, 0.25], [1, 0, 0]])
     assert_allclose(mixes.p, [CONDORCET.p, [[0.5, 1, 1], [0, 0.5, 1], [0, 0, 0.5]]])
     assert mixes.labels == ("A", "B", "C")

@@ -14,6 +14,8 @@ from slhf.errors import InvalidParameter, InvalidReference
 from tabular import PreferenceMatrix, Refinement, refinement_curve, solve_nlhf, solve_slhf
 from tests.tabular.strategies import CONDORCET, examples, policies, seeds
 
+pytestmark = pytest.mark.numeric
+
 EQUAL = PreferenceMatrix.from_rankings(["ABC", "BCA", "CAB"])
 
 

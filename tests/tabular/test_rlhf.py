@@ -14,6 +14,8 @@ from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
 from tabular import PreferenceMatrix, rlhf, solve_nlhf, solve_rlhf, solve_slhf
 from tests.tabular.strategies import CONDORCET, examples, games, policies, seeds, single_games
 
+pytestmark = pytest.mark.numeric
+
 CONNECTED = ("uniform", "near tie", "clones")
 
 

@@ -14,6 +14,8 @@ from tabular import NLHF, RLHF, SLHF, PreferenceMatrix, Profile, duality_gap, ro
 from tabular.dynamics import nash_game
 from tests.tabular.strategies import CONDORCET, examples, policies, seeds, single_games, temperatures_or_zero
 
+pytestmark = pytest.mark.numeric
+
 CONCEPTS = {
     "RLHF": RLHF(0.1, l2=0.01),
     "NLHF": NLHF(0.1),

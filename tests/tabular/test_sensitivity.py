@@ -25,6 +25,8 @@ from tabular import (
 from tabular.sensitivity import LARGEST_CONDITION
 from tests.tabular.strategies import CONDORCET, examples, games, policies, seeds, single_games, temperatures
 
+pytestmark = pytest.mark.numeric
+
 
 def inside(P):
     """The same game with room for every preference to move both ways."""

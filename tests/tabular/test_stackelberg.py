@@ -27,6 +27,8 @@ from tests.tabular.strategies import (
     temperatures_or_zero,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 def references(P, seed):
     return policies(P.p.shape[:-1], seed), policies(P.p.shape, seed + 1)
