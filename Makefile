@@ -10,7 +10,7 @@ run: $(READY)
 	$(BIN)/python experiments/run.py
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(PYTEST_FLAGS)
 
 notebooks: $(READY)
 	$(BIN)/python experiments/notebooks.py
