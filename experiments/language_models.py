@@ -23,6 +23,7 @@ from llm.experience import Reward
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, RewardJudge, drain
 from llm.judges.config import JudgeConfig, identity, load_judge
+from llm.lengths import Player, fitting
 from llm.policy import default_device
 from llm.reward import LinearReward, OwnReward, fit_reward
 from llm.train import train
@@ -196,6 +197,7 @@ def scalar_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, pro
     if path.exists():
         return LinearReward.from_json(judge, json.loads(path.read_text(encoding="utf-8")))
     policy = load_policy(sweep.model, None, 0, default_device())
+    prompts = [prompts[i] for i in fitting(prompts, [Player.of(policy, sweep.model.max_new_tokens)])]
     asked = [prompts[i % len(prompts)] for i in range(sweep.reward.pairs)]
     session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in asked])
     session.repeat(2)

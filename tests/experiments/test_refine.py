@@ -225,7 +225,7 @@ def test_standard_input_holds_lines_of_text_or_json(tmp_path, model, monkeypatch
     (tmp_path / "p.txt").write_text("choose\n\n the choose \n")
     assert start(tmp_path / "p.txt", tmp_path / "file.jsonl", *base) == 0
     for name, text in (("text", "choose\n\nthe choose\n"), ("json", '{"prompt": "choose"}\n{"prompt": "the choose"}')):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         assert start("-", tmp_path / f"{name}.jsonl", *base) == 0
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (tmp_path / "file.jsonl").read_bytes()
     assert [row["prompt"] for row in rows_of(tmp_path / "file.jsonl")] == ["choose", "the choose"]
@@ -251,10 +251,10 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
     ("rows", "more", "message"),
     [
         (["not json"], (), "prompts.jsonl, line 1: not JSON"),
-        ([{"prompt": "x"}, {"prompt": 3}], (), 'line 2: "prompt" must be a text, not 3'),
-        ([{"prompt": "x"}, {"prompt": " "}], (), 'line 2: "prompt" is empty'),
+        ([{"prompt": "x"}, {"prompt": 3}], (), 'line 2: "prompt" must be a text or a list of messages, not 3'),
+        ([{"prompt": " "}], (), "1 with an empty prompt"),
         ([{"prompt": "x", "answer": "y"}, {"prompt": "x"}], (), 'line 2: "answer" must be a text, not None'),
-        ([{"text": "x"}], (), 'needs a field "prompt"; its columns are text'),
+        ([{"text": "x"}], (), 'needs a column "prompt", '),
         ([], (), "prompts.jsonl is empty"),
         ([{"prompt": "x", "answer": "y"}], ("--leader", "embedded"), "leave out --leader"),
         ([{"prompt": "x"}], ("--leader", "/no/such/model"), "Leader: there is no directory /no/such/model"),
@@ -284,7 +284,7 @@ def test_folders_that_hold_no_weights(tmp_path, capsys):
         assert start(prompts_file(tmp_path), tmp_path / "out.jsonl", "--leader", tmp_path / name) == 1
         assert message in capsys.readouterr().err
     assert start(tmp_path / "none.txt", tmp_path / "out.jsonl") == 1
-    assert "No such file" in capsys.readouterr().err
+    assert "There is no file" in capsys.readouterr().err
     assert start(tmp_path / "none.jsonl", tmp_path / "out.jsonl") == 1
     assert "There is no file" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm.data import Comparison, PreferenceConfig, PromptConfig, batch_at, load_preferences, load_prompts
 from llm.data import sources as sources_module
-from llm.data.prompts import EMBEDDED, identity
+from llm.data.prompts import EMBEDDED, Prompt, identity
 from llm.data.selection import DataConfig, Tally, select
 from slhf.errors import InvalidData, InvalidParameter, MissingResource
 
@@ -104,16 +104,16 @@ def test_prompts_of_conversations_are_single_turns_and_what_is_left_out_is_said(
     ]
     path = jsonl(tmp_path / "a.jsonl", rows)
     with caplog.at_level(logging.WARNING):
-        assert both(PromptConfig(path, max_characters=8)) == (["one"], ["leaks"])
+        assert both(PromptConfig(path, max_characters=8)) == (["one", Prompt("x", "be kind")], ["leaks"])
     (record,) = caplog.records  # once, though two splits were loaded
     assert "8 rows" in record.getMessage()
     for part in (
-        f"2 of more than the user's single turn (first: {path}, line 2)",
+        f"1 of more than the user's single turn (first: {path}, line 2)",
         f"1 repeating a prompt (first: {path}, line 4)",
         f"1 with an empty prompt (first: {path}, line 5)",
         "1 of more than 8 characters",
         "1 for training whose prompt is also held out",
-        "used: 1 train, 1 heldout",
+        "used: 2 train, 1 heldout",
     ):
         assert part in record.getMessage()
 
@@ -122,9 +122,9 @@ def test_prompts_of_conversations_are_single_turns_and_what_is_left_out_is_said(
     ("line", "message"),
     [
         ("not json", "line 3: not JSON"),
-        ('{"split": "train"}', 'line 3: "prompt" must be a text, not None'),
-        ('{"prompt": 3, "split": "train"}', 'line 3: "prompt" must be a text, not 3'),
-        ('{"prompt": ["x"], "split": "train"}', 'line 3: "prompt" must be a text, not'),
+        ('{"split": "train"}', 'line 3: "prompt" must be a text or a list of messages, not None'),
+        ('{"prompt": 3, "split": "train"}', 'line 3: "prompt" must be a text or a list of messages, not 3'),
+        ('{"prompt": ["x"], "split": "train"}', 'line 3: "prompt" must be a list of messages'),
         ('{"prompt": "x"}', 'line 3: "split" must be a text, not None'),
         ('{"prompt": "x", "split": "dev"}', "line 3: \"split\" is 'dev'; it must be one of"),
         ("[1]", "line 3: not a JSON object, but \\[1\\]"),
@@ -139,7 +139,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": [user("x"), assistant("y")]}, 'line 2: "messages" must end with the user\'s turn'),
+        ({"messages": [user("x"), assistant("y"), assistant("z")]}, 'line 2: "messages" must end with the user\'s turn'),
         ({"messages": []}, 'line 2: "messages" must end with the user\'s turn'),
         ({"messages": [{"role": "user"}]}, 'line 2: "messages" must be a list of messages'),
         ({"messages": [{"role": "user", "content": 3}]}, 'line 2: "messages" must be a list of messages'),
@@ -164,13 +164,19 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
     refused("none.jsonl", None, "There is no file")
     refused("empty.jsonl", b"", "empty.jsonl is empty")
     refused("blank.jsonl", b"\n\n", "blank.jsonl is empty")
-    refused("a.txt", b"x", "suffix must be one of .jsonl, .parquet, .csv")
-    refused("list.jsonl", b'[{"prompt": "x"}]\n', "line 1: not a JSON object")
-    refused("latin.jsonl", b'{"prompt": "\xff"}\n', "latin.jsonl is not UTF-8")
-    refused("half.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-9], "not a whole .gz file")
+    refused("a.doc", b"x", "suffix must be one of .jsonl, .json, .csv, .tsv, .txt, .parquet")
+    refused("latin.jsonl", b'{"prompt": "\xff"}\n', "latin.jsonl: line 1: byte 12 .* not text in UTF-8")
+    refused("half.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-9], "compressed with gzip and damaged")
     refused("bad.parquet", b"xxx", "bad.parquet cannot be read as .parquet")
-    refused("bad.csv", b"prompt,split\nx,train,more\ny,train\n", "more fields than the header|cannot be read")
-    refused("columns.jsonl", b'{"text": "x"}\n', 'needs a column "prompt".*its columns are text')
+    refused("bad.csv", b"prompt,split\nx,train\ny,train,more\n", "line 3: 3 fields, but the header has 2; put texts")
+    refused("open.csv", b'prompt,split\nx,train\n"y,train\n', "open.csv, line 3: unexpected end of data")
+    refused("twice.csv", b"prompt,prompt\nx,y\n", 'line 1: two columns are called "prompt"')
+    refused("header.csv", b"prompt,split\n", "header.csv is empty")
+    refused("one.json", b'{\n"prompt": "x"}', "line 1: not JSON .* Give one object a line, or one array of objects")
+    refused("cut.json", b'[{"prompt": "x"},\n{"prompt":', "cut.json, line 2: not JSON")
+    refused("mixed.json", b'[{"prompt": "x"}, 3]', "mixed.json, row 2: not a JSON object, but 3")
+    refused("deep.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: not JSON")
+    refused("columns.jsonl", b'{"text": "x"}\n', 'needs a column "prompt", .* or "chosen"; its columns are text')
     refused("side.jsonl", b'{"prompt": "x", "split": "heldout"}\n', "no prompt of the split 'train'")
 
 
@@ -410,8 +416,8 @@ def test_what_is_no_comparison_is_left_out_and_said(tmp_path, caplog):
     ("row", "message"),
     [
         ({"chosen": "hello", "rejected": hh("q", "b")}, 'line 2: "chosen" is not a transcript'),
-        ({"chosen": hh("q", "a")}, 'line 2: "rejected" must be a text, not None'),
-        ({"chosen": hh("q", "a"), "rejected": 3}, 'line 2: "rejected" must be a text, not 3'),
+        ({"chosen": hh("q", "a")}, 'line 2: "rejected" must be a text or a list of messages, not None'),
+        ({"chosen": hh("q", "a"), "rejected": 3}, 'line 2: "rejected" must be a text or a list of messages, not 3'),
     ],
 )
 def test_a_bad_preference_is_named(tmp_path, row, message):
