@@ -21,6 +21,7 @@ from experiments.config import EvaluationConfig, build_judge
 from experiments.evaluation import Examination, examine
 from llm import embedded
 from llm.data import Split, load_prompts
+from llm.data.prompts import described
 from llm.judges.config import JudgeConfig, identity, load_judge
 from llm.lengths import Player, fitting
 from llm.policy import default_device

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from llm.lengths import Player, fitting
 from llm.policy import default_device
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, require_at_least
-from slhf.runs import sync, write_json
+from slhf.runs import append, sync, write_json
 from slhf.text import decode, read_text, split_lines
 
 MAX_NEW_TOKENS = 128
@@ -289,9 +288,7 @@ def refine_rest(task: Task, file: IO[bytes], done: int) -> None:
                 for row, (prompt, *answers) in zip(task.rows[start:], rounds, strict=False)
             ]
             new = rows[max(0, done - start) :]
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            append(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
             bar.update(len(new))
     sync(task.command.out.resolve().parent)
 
