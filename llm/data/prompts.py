@@ -40,6 +40,9 @@ class Prompt(str):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prompt) and str(self) == str(other) and self.system == other.system
 
+    def __ne__(self, other: object) -> bool:  # str has one of its own
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((str(self), self.system))
 
