@@ -24,7 +24,8 @@ from llm.data import PromptConfig
 from llm.judges.config import AttributeJudgeConfig, JudgeConfig
 from llm.policy import Sharing
 from slhf.algorithms import Algorithm, StackelbergGDA
-from slhf.errors import ConfigError, require_at_least
+from slhf.errors import ConfigError, InvalidData, require_at_least
+from slhf.text import read_text
 
 
 @dataclass(frozen=True)
@@ -213,8 +214,8 @@ def _read(path: Path) -> dict[str, Any]:
         known = ", ".join(str(p) for p in sorted((Path(__file__).parent / "sweeps").glob("*.yaml")))
         raise ConfigError(f"There is no sweep file {path}. The project's own are: {known}.")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, InvalidData) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of keys to values.")

@@ -21,6 +21,7 @@ from llm.embedded import from_pretrained
 from llm.policy import FOLLOWER, LoRA
 from llm.precision import Dtype
 from slhf.errors import ConfigError, MissingResource, RunError
+from slhf.text import read_text
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WEIGHTS = (".safetensors", ".bin")
@@ -108,7 +109,7 @@ def of_adapter(title: str, path: Path) -> Contestant:
     Raises:
         ConfigError: there is one for each role, but not LoRA on modules given by name.
     """
-    shape = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    shape = json.loads(read_text(path / "adapter_config.json"))
     model = as_is(str(shape.get("base_model_name_or_path")))
     if not (path / FOLLOWER / "adapter_config.json").is_file():
         return Contestant(title, title, model, path)

@@ -21,7 +21,9 @@ from experiments.config import EvaluationConfig, build_judge
 from experiments.evaluation import Examination, examine
 from llm import embedded
 from llm.data import Split, load_prompts
+from llm.data.prompts import described
 from llm.judges.config import JudgeConfig, identity, load_judge
+from llm.lengths import Player, fitting
 from llm.policy import default_device
 from llm.precision import Dtype, settled
 from slhf.errors import ConfigError
@@ -125,15 +127,17 @@ def evaluate(command: Command) -> tuple[Run, dict[str, Any]]:
     taking_part = contestants.sampled_alike(found, command.temperature, command.max_new_tokens, command.dtype)
     judge = read_judge(command.judge)
     prompts = load_prompts(contestants.prompts_as_trained(command.prompts, [what for _, what in named]), command.split)
+    players = [Player.named(model) for model in dict.fromkeys(one.model for one in taking_part)]
+    prompts = [prompts[i] for i in fitting(prompts, players)]
     count = len(prompts) if command.count is None else command.count
     if count > len(prompts):
         raise ConfigError(f"--count {count}, but {command.prompts} has {len(prompts)} prompts of {command.split}.")
     names = ("rounds", "resamples", "leader_follower", "parity", "samples", "length_control")
     settings = EvaluationConfig(prompts=count, **{name: getattr(command, name) for name in names})
-    described = [
+    who = [
         {"title": one.title, "model": asdict(one.model), "weights": contestants.fingerprint(one)} for one in taking_part
     ]
-    config = {"contestants": described, "judge": identity(judge), "prompts": prompts[:count]}
+    config = {"contestants": who, "judge": identity(judge), "prompts": described(prompts[:count])}
     run = Run.open(command.out, "evaluation", {**config, "evaluation": asdict(settings), "seed": command.seed})
     with run.lock():
         if not run.finished:

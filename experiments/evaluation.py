@@ -29,6 +29,7 @@ from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, ask_features, drain
 from llm.judges.bias import length_bias, words
 from llm.judges.config import identity
+from llm.lengths import Player, fitting
 from llm.policy import Policy, default_device
 from llm.precision import settled
 from llm.refine import improve, refine, resample
@@ -180,8 +181,9 @@ def trained_contestant(title: str, algorithm: str, model: ModelConfig, saved: Pa
 
 
 def held_out_prompts(sweep: LanguageModelSweep) -> list[str]:
-    """The first so many held-out prompts, as the sweep says."""
+    """The first so many held-out prompts that fit into the model's context, as the sweep says."""
     prompts, count = load_prompts(sweep.prompts, "heldout"), sweep.evaluation.prompts
+    prompts = [prompts[i] for i in fitting(prompts, [Player.named(sweep.model)])]
     if len(prompts) < count:
         raise ConfigError(f"evaluation.prompts = {count}, but only {len(prompts)} prompts are held out.")
     return prompts[:count]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from experiments import contestants, process
 from experiments.evaluation import Contestant
 from llm import embedded
 from llm.data import PromptConfig, Split, load_prompts
+from llm.data.sources import open_source, suffix_of
 from llm.embedded import from_pretrained
 from llm.generation import TransformersGenerator
+from llm.lengths import Player, fitting
 from llm.policy import default_device, merged
 from llm.precision import Dtype, resolve
 from llm.refine import refine
-from slhf.errors import ConfigError, InvalidData
+from slhf.errors import ConfigError
 from slhf.runs import derive_seed, write_directory, write_json
 
 AT_ONCE = 64
@@ -100,8 +101,6 @@ def check_options(command: Command) -> None:
     idle = [key for key in sampling if getattr(command, key) is not None]
     if idle and command.to == "lm_eval":
         raise ConfigError(f"--{', --'.join(key.replace('_', '-') for key in idle)}: only with --to alpaca_eval.")
-    if command.split is not None and Path(command.prompts or "embedded").suffix == ".json":
-        raise ConfigError(f"--split {command.split}: {command.prompts} has no splits; all of it is answered.")
 
 
 def title_of(what: str) -> str:
@@ -113,9 +112,11 @@ def title_of(what: str) -> str:
 def to_alpaca_eval(one: Contestant, command: Command) -> str:
     """Write the model outputs; returns the command that evaluates them."""
     prompts = contestants.prompts_as_trained(command.prompts or "embedded", [command.run])
-    rows = instructions(prompts, command.split or "heldout")
+    rows = instructions(prompts, command.split)
     policy = one.load()
     generator, rounds = TransformersGenerator(policy), 2 if command.role == "follower" else 1
+    player = Player.of(policy, one.model.max_new_tokens, follows=rounds > 1)
+    rows = [rows[i] for i in fitting([row["instruction"] for row in rows], [player])]
     generator_name = command.name or f"{one.title} {command.role}"
     outputs: list[dict[str, Any]] = []
     for start in tqdm(range(0, len(rows), AT_ONCE), desc="answers", unit="batch"):
@@ -130,26 +131,24 @@ def to_alpaca_eval(one: Contestant, command: Command) -> str:
     return f"alpaca_eval --model_outputs {shlex.quote(str(command.out))}"
 
 
-def instructions(prompts: PromptConfig, split: Split) -> list[dict[str, str]]:
-    """Rows with "instruction" and, from AlpacaEval's own file, "dataset"; others belong to the data set "slhf".
+def instructions(prompts: PromptConfig, split: Split | None) -> list[dict[str, str]]:
+    """Rows with "instruction" and "dataset": all of AlpacaEval's own file, which has both; else of the data set "slhf".
 
     Raises:
-        InvalidData: the file is not a list of objects with an instruction, or not prompts.
+        InvalidData: the file cannot be read, an instruction is missing or empty, or there are no such prompts.
+        ConfigError: a split is asked for of AlpacaEval's own file.
     """
     source = prompts.source
-    path = Path(source)
-    if path.suffix != ".json":
-        return [{"dataset": "slhf", "instruction": prompt} for prompt in load_prompts(prompts, split)]
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidData(f"{source} cannot be read as JSON: {error}.") from error
-    if not isinstance(rows, list) or not rows:
-        raise InvalidData(f'{source} must be a list of objects with "instruction", as AlpacaEval\'s alpaca_eval.json.')
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
-            raise InvalidData(f'{source}, entry {number}: needs a non-empty string "instruction".')
-    return [{"dataset": str(row.get("dataset", "slhf")), "instruction": row["instruction"]} for row in rows]
+    table = open_source(source)[0] if suffix_of(Path(source)) == ".json" else None
+    if table is None or not table.has("instruction", "dataset"):
+        return [{"dataset": "slhf", "instruction": prompt} for prompt in load_prompts(prompts, split or "heldout")]
+    if split is not None:
+        raise ConfigError(f"--split {split}: {source} is AlpacaEval's and has no splits; all of it is answered.")
+    rows = list(zip(table.texts("dataset"), table.texts("instruction"), strict=True))
+    for row, (_, text) in enumerate(rows):
+        if not text.strip():
+            raise table.malformed(row, "instruction", "is empty")
+    return [{"dataset": dataset, "instruction": text} for dataset, text in rows]
 
 
 def to_lm_eval(one: Contestant, command: Command) -> str:

@@ -24,6 +24,7 @@ from llm.experience import Reward
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, RewardJudge, drain
 from llm.judges.config import JudgeConfig, identity, load_judge
+from llm.lengths import Player, fitting
 from llm.policy import default_device
 from llm.precision import explain, settled
 from llm.reward import LinearReward, OwnReward, fit_reward
@@ -210,6 +211,7 @@ def scalar_reward(sweep: LanguageModelSweep, judge: Judge, run: Run, prompts: li
         return LinearReward.from_json(judge, json.loads(path.read_text(encoding="utf-8")))
     model = settled(sweep.model, "model", run.manifest, device, trained=sweep.model.lora is None)
     policy = load_policy(model, None, 0, device)
+    prompts = [prompts[i] for i in fitting(prompts, [Player.of(policy, sweep.model.max_new_tokens)])]
     asked = [prompts[i % len(prompts)] for i in range(sweep.reward.pairs)]
     session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in asked])
     session.repeat(2)

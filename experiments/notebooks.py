@@ -22,6 +22,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from slhf.text import split_lines
+
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 CELL_SECONDS = 600
 METADATA = {
@@ -113,7 +115,7 @@ def shown(notebook: Any) -> list[str]:
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", ()):
             text = output.get("text", output.get("data", {}).get("text/plain", ""))
-            lines += [f"cell {number}: {line}" for line in text.splitlines()]
+            lines += [f"cell {number}: {line}" for line in split_lines(text)]
     return lines
 
 

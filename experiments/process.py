@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import os
 import platform
 import sys
 import warnings
@@ -31,7 +32,10 @@ def command(
     """
     help_text = inspect.cleandoc(kind.__doc__ or "")  # tyro's own reading of it drops the examples
     try:
-        work(tyro.cli(kind, args=arguments, prog=f"python experiments/{script}", description=help_text))
+        try:
+            work(tyro.cli(kind, args=arguments, prog=f"python experiments/{script}", description=help_text))
+        finally:
+            _flush_output()
     except (SLHFError, OSError) as error:  # OSError: an output folder that cannot be written, a full disk
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -39,6 +43,15 @@ def command(
         print(f"\nInterrupted; {interrupted}", file=sys.stderr)
         return 130
     return 0
+
+
+def _flush_output() -> None:
+    """Have written what was printed. What cannot be, on a full disk, is dropped, for Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def prepare() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,16 +23,21 @@ from tqdm import tqdm
 from experiments import contestants, process
 from experiments.evaluation import Contestant
 from llm import embedded
-from llm.data.sources import Table, json_table, open_source
+from llm.data.conversations import Conversations, LeftOut
+from llm.data.prompts import described, prompt_of, single_turn
+from llm.data.selection import Tally
+from llm.data.sources import Table, open_source, text_table
 from llm.evaluate import bootstrap
 from llm.generation import TransformersGenerator
 from llm.judges import ask
 from llm.judges.config import AttributeJudgeConfig, load_judge
+from llm.lengths import Player, fitting
 from llm.policy import default_device
 from llm.precision import Dtype
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, require_at_least
-from slhf.runs import sync, write_json
+from slhf.runs import append, sync, write_json
+from slhf.text import decode, read_text, split_lines
 
 MAX_NEW_TOKENS = 128
 """Where neither the command nor a run says otherwise."""
@@ -60,8 +64,9 @@ class Command:
     """
 
     prompts: tyro.conf.Positional[str]
-    """A .txt file, one prompt a line; a .jsonl, .csv or .parquet file with a field "prompt", and perhaps "answer": it
-    is then round 1, and no Leader is asked; or - for standard input, lines of text or of JSON."""
+    """A .txt file, one prompt a line; any other file that llm.data reads (.jsonl, .json, .csv, .tsv, .parquet), with a
+    field "prompt" and perhaps "answer": it is then round 1, and no Leader is asked; or - for standard input, lines of
+    text or of JSON."""
     leader: str | None = None
     """Who answers first; by default "embedded"."""
     follower: str | None = None
@@ -90,6 +95,8 @@ class Task:
     """What is refined, by whom and how."""
 
     command: Command
+    rows: list[int]
+    """Where the prompts are in their file, from 0."""
     prompts: list[str]
     first: list[str] | None
     """Given answers of round 1."""
@@ -164,18 +171,52 @@ def read_task(command: Command) -> Task:
         ConfigError, MissingResource, RunError: a Leader beside given answers, or no such Leader or Follower.
     """
     table = read_prompts(command.prompts)
-    prompts = table.texts("prompt")
-    for row, prompt in enumerate(prompts):
-        if not prompt.strip():
-            raise table.malformed(row, "prompt", "is empty")
+    rows, prompts = single_turns(table)
     if table.has("answer"):
         if command.leader is not None:
             raise ConfigError(f'{table.name} gives first answers ("answer"): leave out --leader.')
+        answers = table.texts("answer")
+        first = [answers[row] for row in rows]
         follower = player("Follower", command.follower or "embedded", command)
-        return Task(command, prompts, table.texts("answer"), None, follower)
+        return fitted(Task(command, rows, prompts, first, None, follower))
     leader = player("Leader", command.leader or "embedded", command)
     follower = leader if command.follower is None else player("Follower", command.follower, command)
-    return Task(command, prompts, None, leader, follower)
+    return fitted(Task(command, rows, prompts, None, leader, follower))
+
+
+def single_turns(table: Table) -> tuple[list[int], list[str]]:
+    """The places of the rows that are prompts of a single turn, and these; the others are counted and reported.
+
+    Raises:
+        InvalidData: a row cannot be read or is empty, or none is left.
+    """
+    tally, said = Tally(table.name), Conversations(table)
+    tally.rows = table.rows
+    tally.unread.update(said.unread)
+    found = {}
+    for row in range(table.rows):
+        try:
+            found[row] = single_turn(said, row)
+        except LeftOut as reason:
+            tally.drop(str(reason), table, row)
+    if not found:
+        raise InvalidData(f"{table.name} has no prompt of a single turn ({tally.summary()}).")
+    tally.report(f"{len(found):,}")
+    return list(found), list(found.values())
+
+
+def fitted(task: Task) -> Task:
+    """The task without the prompts that are too long for who is asked; they are counted and reported."""
+    players = [Player.named(task.follower.model, follows=task.command.rounds > 1)]
+    if task.leader is not None and task.leader is not task.follower:
+        players.append(Player.named(task.leader.model, follows=False))
+    kept = fitting(task.prompts, players, task.first)
+    return replace(
+        task,
+        rows=[task.rows[i] for i in kept],
+        prompts=[task.prompts[i] for i in kept],
+        first=task.first and [task.first[i] for i in kept],
+    )
 
 
 def player(title: str, what: str, command: Command) -> Contestant:
@@ -186,33 +227,17 @@ def player(title: str, what: str, command: Command) -> Contestant:
 
 
 def read_prompts(source: str) -> Table:
-    """The table with "prompt", and perhaps "answer".
+    """The table of prompts, and perhaps "answer".
 
     Raises:
         InvalidData: it cannot be read; line and field are named.
     """
-    if source != "-" and Path(source).suffix != ".txt":
-        tables = open_source(source)
-        if not Path(source).is_file():
-            raise InvalidData(f"{source} is not a file.")
-        table = tables[0]
-    else:
-        try:
-            text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidData(f"{source} is not UTF-8 text: {error}.") from error
-        name, lines = "standard input" if source == "-" else source, text.split("\n")
-        if source == "-" and text.lstrip().startswith("{"):
-            table = json_table(name, lines)
-        else:
-            numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
-            found = [lines[number - 1].strip() for number in numbers]
-            if not found:
-                raise InvalidData(f"{name} is empty.")
-            table = Table(name, ["prompt"], lambda _, count: found[:count], len(found), lines=numbers)
-    if not table.has("prompt"):
-        raise table.lacks('a field "prompt"')
-    return table
+    if source == "-":
+        return text_table("standard input", decode("standard input", sys.stdin.buffer.read())[0])
+    tables = open_source(source)
+    if not Path(source).is_file():
+        raise InvalidData(f"{source} is not a file.")
+    return tables[0]
 
 
 @contextmanager
@@ -252,9 +277,9 @@ def resume(file: IO[bytes], task: Task) -> int:
     whole = file.read()
     whole = whole[: whole.rfind(b"\n") + 1]
     file.truncate(len(whole))
-    rows = [json.loads(line) for line in whole.splitlines()]
+    rows, prompts = [json.loads(line) for line in split_lines(whole.decode())], described(task.prompts)
     for number, row in enumerate(rows):
-        same = number < len(task.prompts) and row["prompt"] == task.prompts[number]
+        same = number < len(prompts) and row["prompt"] == prompts[number]
         if not same or (task.first is not None and row["answers"][0] != task.first[number]):
             raise RunError(
                 f"{task.command.out}, line {number + 1} is of another prompt or first answer; give another --out."
@@ -272,15 +297,13 @@ def refine_rest(task: Task, file: IO[bytes], done: int) -> None:
     with tqdm(total=len(prompts), initial=done, desc="refining", unit="prompt") as bar:
         answer = answering(task)
         for start in range(done - done % size, len(prompts), size):
-            rounds = zip(prompts[start : start + size], *answer(start), strict=True)
+            rounds = zip(described(prompts[start : start + size]), *answer(start), strict=True)
             rows = [
-                {"row": row, "prompt": prompt, "answers": list(answers)}
-                for row, (prompt, *answers) in enumerate(rounds, start + 1)
+                {"row": row + 1, "prompt": prompt, "answers": list(answers)}
+                for row, (prompt, *answers) in zip(task.rows[start:], rounds, strict=False)
             ]
             new = rows[max(0, done - start) :]
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            append(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
             bar.update(len(new))
     sync(task.command.out.resolve().parent)
 
@@ -308,9 +331,9 @@ def answering(task: Task) -> Callable[[int], list[list[str]]]:
 
 def verdict(out: Path) -> str:
     """How each round fares against the first, with the bootstrap's interval over prompts."""
-    rows = [json.loads(line) for line in out.read_bytes().splitlines()]
+    rows = [json.loads(line) for line in split_lines(read_text(out))]
     judge = load_judge(AttributeJudgeConfig(), default_device(), remember=True)
-    prompts, first, *later = zip(*((row["prompt"], *row["answers"]) for row in rows), strict=True)
+    prompts, first, *later = zip(*((prompt_of(row["prompt"]), *row["answers"]) for row in rows), strict=True)
     lines = [f"Preferred to round 1 (judge of text attributes, {len(rows)} prompts, 95 % bootstrap intervals):"]
     for number, answers in enumerate(later, 2):
         p = ask(judge, prompts, answers, first)

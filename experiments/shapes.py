@@ -10,6 +10,7 @@ from typing import Any
 
 from llm import embedded
 from slhf.errors import MissingResource
+from slhf.text import read_text
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def shape_of(name: str) -> Shape:
             f"The shape of the model {name!r} is not known offline. Give a directory that holds its config.json, or "
             f"one of: embedded, {', '.join(HUB)}."
         )
-    return from_config(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return from_config(json.loads(read_text(path)), str(path))
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Shape:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from llm.data.prompts import conversation
+from llm.data.sources import Message
 from slhf.errors import ConfigError
 
 IMPROVE = "Improve the previous answer. Phrase it as if it was the original response."
@@ -43,7 +45,7 @@ class Chat:
 
     def prompt(self, x: str) -> list[int]:
         """Ids of ``[user: x]`` up to where the answer starts."""
-        return self._encode(self._render([{"role": "user", "content": x}]))
+        return self._encode(self._render(conversation(x)))
 
     def turn(self, answer: list[int]) -> list[int]:
         """Ids between an answer and the Follower's reply; closes the answer if it was cut off.
@@ -70,21 +72,21 @@ class Chat:
     def _follower_turn(self) -> list[int]:
         """The ids that follow any answer, the end-of-sequence token first; none if the template rewrites turns."""
         x, y = "prompt", "answer"
-        opening = self._render([{"role": "user", "content": x}])
+        opening = self._render(conversation(x))
         whole = self._render(_asked_to_improve(x, y))
         turn = self._encode(whole[len(opening + y) :])
         return turn if whole.startswith(opening + y) and turn[:1] == [self.eos] else []
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _render(self, messages: list[Message]) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _asked_to_improve(x: str, y: str) -> list[dict[str, str]]:
+def _asked_to_improve(x: str, y: str) -> list[Message]:
     return [
-        {"role": "user", "content": x},
+        *conversation(x),
         {"role": "assistant", "content": y},
         {"role": "user", "content": IMPROVE},
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slhf.errors import MissingResource
+from slhf.runs import system_errors
 
 MODEL = "SmolLM2-135M-Instruct"
 
@@ -113,8 +114,9 @@ def _convert(gguf: Path, target: Path) -> None:
         # The weights are dequantised, but the loader's record of it makes save_pretrained refuse.
         model.hf_quantizer = None
         del model.config.quantization_config
-        model.to(torch.bfloat16).save_pretrained(workplace)
-        tokenizer.save_pretrained(workplace)
+        with system_errors(target):
+            model.to(torch.bfloat16).save_pretrained(workplace)
+            tokenizer.save_pretrained(workplace)
         try:
             workplace.replace(target)
         except OSError:  # another process finished first: its copy is as good

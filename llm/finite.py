@@ -44,7 +44,7 @@ def build_model(directory: Path, labels: Sequence[str], seed: int) -> None:
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=1024,
         initializer_range=0.3,
         pad_token_id=words.index("<|pad|>"),
         eos_token_id=words.index("<|end|>"),

@@ -19,10 +19,12 @@ from llm import checkpoint, metrics, tracking
 from llm.algorithms import check, implementation
 from llm.config import ModelConfig, TrainConfig, load_policy
 from llm.data import batch_at
+from llm.data.prompts import Prompt
 from llm.distributed import Processes, SlicedGenerator, gathered, join, shard, share
 from llm.experience import Collector, Experience, Reward
 from llm.generation import Generator, TransformersGenerator
 from llm.judges import Judge, drain
+from llm.lengths import Player, fitting
 from llm.optimise import make_optimizer, update
 from llm.policy import Policy
 from llm.precision import settled
@@ -51,7 +53,7 @@ def train(
     Args:
         spec: the algorithm.
         judge: whose preferences to learn.
-        prompts: training prompts.
+        prompts: training prompts; those too long for the model's context are left out and reported.
         run: where metrics, samples and checkpoints go.
         model: which model.
         config: steps, batch, optimiser.
@@ -64,6 +66,7 @@ def train(
         JudgeError: the judge failed.
         RunError: another run trains in this directory, or its files contradict each other.
         MissingResource: a model or tracker is not there.
+        InvalidData: no prompt fits into the model's context with answer, Follower's turn and reply.
         ConfigError: the algorithm cannot be run so, or there are fewer prompts a step than processes.
     """
     from llm import failure  # not at the top: `python -m llm.failure` would find itself imported, and warn
@@ -84,6 +87,7 @@ def train(
         policy = shard(policy, processes)
         optimizer = make_optimizer(spec, policy, config)
         start, state = checkpoint.restore(saved, policy, optimizer) if saved else (0, {})
+        prompts = [prompts[i] for i in fitting(prompts, [Player.of(policy, model.max_new_tokens)])]
         if processes.first:
             run.rewind(start)
         settings = {"algorithm": {"name": spec.name, **asdict(spec)}, "model": asdict(model), "train": asdict(config)}
@@ -151,4 +155,6 @@ def log_samples(run: Run, experience: Experience, step: int) -> None:
     """A few of the step's conversations with what the judge said, into ``samples.jsonl``."""
     for i in range(min(SAMPLES_PER_CHECKPOINT, len(experience.signal))):
         row = {key: texts[i] for key, texts in experience.texts.items()}
+        if isinstance(row["prompt"], Prompt):
+            row["system"] = row["prompt"].system
         run.log({"step": step, **row, "signal": float(experience.signal[i])}, "samples.jsonl")

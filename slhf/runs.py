@@ -13,17 +13,19 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slhf.errors import RunError
+from slhf.text import split_lines
 
 PACKAGES = ("slhf", "numpy", "scipy", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 
@@ -53,12 +55,44 @@ def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader sees the old file or the new one, and a crash leaves one of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk needs the space
+        raise
     sync(path.parent)
+
+
+def append(file: IO[bytes], text: str) -> None:
+    """Put ``text`` at the end of a file opened for appending, and on the disk; all of it or, on an error, none."""
+    descriptor, data = file.fileno(), text.encode()
+    end = os.fstat(descriptor).st_size
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, end)
+        raise
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Within this context an error of the system, as of a full disk, is an ``OSError`` whatever library meets it.
+
+    ``safetensors`` raises its own, which end in "(os error 28)".
+    """
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(error, OSError) or number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def sync(path: Path) -> None:
@@ -79,9 +113,14 @@ def write_directory(target: Path, fill: Callable[[Path], None]) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     remove_directory(temporary)
     temporary.mkdir()
-    fill(temporary)
-    for path in [*temporary.rglob("*"), temporary]:
-        sync(path)
+    try:
+        with system_errors(target):
+            fill(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            sync(path)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
+        raise
     remove_directory(target)
     temporary.rename(target)
     sync(target.parent)
@@ -233,7 +272,8 @@ class Run:
             yield
         except Exception as error:  # a full memory is as worth knowing as an error of ours
             text = f"{type(error).__name__}: {error}"
-            write_json(self.path / STOPPED, {"error": text, "time": time.strftime("%FT%T%z")})
+            with suppress(OSError):  # where the disk is full, what is raised says so
+                write_json(self.path / STOPPED, {"error": text, "time": time.strftime("%FT%T%z")})
             raise
 
     def log(self, metrics: dict[str, Any], file: str = "metrics.jsonl") -> None:
@@ -247,16 +287,13 @@ class Run:
         except ValueError:
             bad = [key for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
             raise RunError(f"Step {metrics.get('step')}: {', '.join(bad)} of {file} is not finite.") from None
-        with (self.path / file).open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
-            log.flush()
-            os.fsync(log.fileno())
+        with (self.path / file).open("ab") as log:
+            append(log, line + "\n")
 
     def metrics(self, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """All lines of a log, oldest first; a last line that is still being written, or was cut off, is left out."""
         path = self.path / file
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line) for line in _whole_lines(path)] if path.exists() else []
 
     def rewind(self, step: int) -> None:
         """Forget what the logs say of ``step`` and later, which a resumed run is about to log again.
@@ -270,10 +307,16 @@ class Run:
             if leftover.is_file():
                 leftover.unlink()
         for path in self.path.glob("*.jsonl"):
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            write_atomically(path, "".join(line for line in lines if json.loads(line)["step"] < step))
+            kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < step]
+            write_atomically(path, "".join(f"{line}\n" for line in kept))
         if [row["step"] for row in self.metrics()] != list(range(step)):
             raise RunError(
                 f"{self.path / 'metrics.jsonl'} does not hold steps 0 to {step - 1} once each, though the checkpoint "
                 f"comes after step {step - 1}. Move {self.path} away to start anew."
             )
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a log, without a last one that has no end yet."""
+    text = path.read_bytes()
+    return split_lines(text[: text.rfind(b"\n") + 1].decode())

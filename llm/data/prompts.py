@@ -4,19 +4,66 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from llm.data.conversations import answered, helpsteer_prompt
-from llm.data.preferences import ATTRIBUTES
+from llm.data.conversations import Conversations, LeftOut
 from llm.data.selection import DataConfig, Tally, cut, select
 from llm.data.sources import Message, Split, Table, open_source
 from slhf.runs import content_hash, derive_seed
+from slhf.text import read_text, split_lines
 
 EMBEDDED = Path(__file__).with_name("prompts.jsonl")
+
+
+class Prompt(str):
+    """What a user says after a system message of its own; another prompt than the same text without one.
+
+    Attributes:
+        system: the system message.
+    """
+
+    system: str
+
+    def __new__(cls, text: str, system: str) -> Prompt:
+        """The text that the user says after ``system``."""
+        prompt = super().__new__(cls, text)
+        prompt.system = system
+        return prompt
+
+    def __reduce__(self) -> tuple[type[Prompt], tuple[str, str]]:
+        return Prompt, (str(self), self.system)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prompt) and str(self) == str(other) and self.system == other.system
+
+    def __ne__(self, other: object) -> bool:  # str has one of its own
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((str(self), self.system))
+
+
+def conversation(prompt: str) -> list[Message]:
+    """The messages of a prompt, as a chat template takes them: the system's, if it has one, and the user's."""
+    system = [Message(role="system", content=prompt.system)] if isinstance(prompt, Prompt) else []
+    return [*system, Message(role="user", content=str(prompt))]
+
+
+def prompt_of(described: str | Sequence[Message]) -> str:
+    """The inverse of :func:`conversation`; a text is itself."""
+    if isinstance(described, str):
+        return described
+    *system, user = [turn["content"] for turn in described]
+    return Prompt(user, *system) if system else user
+
+
+def described(prompts: Sequence[str]) -> list[str | list[Message]]:
+    """Prompts as JSON: texts, and messages where there is a system message."""
+    return [conversation(x) if isinstance(x, Prompt) else x for x in prompts]
 
 
 @dataclass(frozen=True)
@@ -24,10 +71,11 @@ class PromptConfig(DataConfig):
     """Where prompts come from, and which of them are used."""
 
     source: str = "embedded"
-    """"embedded" (written for this project); a local file (.jsonl, .parquet or .csv) with texts "prompt", or lists
-    "messages" that end with the user's turn, and if wanted "split" (train or heldout); the id of a data set on the hub
-    (owner/name, or owner/name/folder); or a preset: helpsteer2, ultrafeedback, tulu3, hh. Prompts are single turns:
-    longer conversations are left out, counted and reported."""
+    """"embedded" (written for this project); a local file (.jsonl, .json, .csv, .tsv, .parquet, or .txt with a prompt a
+    line) with texts "prompt", "instruction" or "question", or lists "messages" or "conversations", and if wanted
+    "system" and "split" (train or heldout); the id of a data set on the hub (owner/name, or owner/name/folder); or a
+    preset: helpsteer2, ultrafeedback, tulu3, hh. Prompts are single turns of the user, after a system message where
+    there is one: longer conversations are left out, counted and reported."""
 
 
 @cache
@@ -36,16 +84,16 @@ def identity(config: PromptConfig) -> dict[str, Any]:
     texts, so that a file that was edited makes another run."""
     settings = asdict(config)
     if config.source != "embedded":
-        settings["content"] = content_hash({split: load_prompts(config, split) for split in get_args(Split)})
+        settings["content"] = content_hash({split: described(load_prompts(config, split)) for split in get_args(Split)})
     return settings
 
 
 def load_prompts(source: str | PromptConfig, split: Split) -> list[str]:
     """The prompts of one split, each once: the embedded ones in file order, others in the order of a hash.
 
-    A table needs one of the columns "prompt" (texts), "messages" or "conversation" (lists of messages that end with
-    the user's turn), or "chosen" as in :func:`llm.data.load_preferences`. Rows whose conversation is not a single
-    turn of the user are left out, counted and reported, as are empty prompts and repetitions.
+    What is said before the answer is found as for preferences (see :mod:`llm.data.conversations`). Rows in which that
+    is not a single turn of the user, with or without a system message (a :class:`Prompt`), are left out, counted and
+    reported, as are empty prompts and repetitions.
 
     Args:
         source: the settings, or their ``source`` alone.
@@ -63,7 +111,7 @@ def load_prompts(source: str | PromptConfig, split: Split) -> list[str]:
 
 
 def _embedded() -> Iterator[tuple[Split | None, str]]:
-    for line in EMBEDDED.read_text(encoding="utf-8").splitlines():
+    for line in split_lines(read_text(EMBEDDED)):
         row = json.loads(line)
         yield row["split"], row["prompt"]
 
@@ -73,37 +121,38 @@ def _single_turns(tables: list[Table], tally: Tally) -> Iterator[tuple[Split | N
     seen: set[tuple[Split | None, str]] = set()
     for table in tables:
         tally.rows += table.rows
-        for row, (side, turns) in enumerate(zip(table.sides(), _conversations(table), strict=True)):
-            if [turn["role"] for turn in turns] != ["user"]:
-                tally.drop("of more than the user's single turn", table, row)
-            elif not turns[0]["content"].strip():
-                tally.drop("with an empty prompt", table, row)
-            elif (side, turns[0]["content"].strip()) in seen:
-                tally.drop("repeating a prompt", table, row)
+        said = Conversations(table)
+        tally.unread.update(said.unread)
+        for row, side in enumerate(table.sides()):
+            try:
+                prompt = single_turn(said, row)
+                if (side, stripped(prompt)) in seen:
+                    raise LeftOut("repeating a prompt")
+            except LeftOut as reason:
+                tally.drop(str(reason), table, row)
             else:
-                seen.add((side, turns[0]["content"].strip()))
-                yield side, turns[0]["content"]
+                seen.add((side, stripped(prompt)))
+                yield side, prompt
 
 
-def _conversations(table: Table) -> list[list[Message]]:
-    """What was said in each row before the answer.
+def single_turn(said: Conversations, row: int) -> str:
+    """The prompt of a row, a :class:`Prompt` if it has a system message.
 
     Raises:
-        InvalidData: the table has no such column, or a row cannot be read.
+        InvalidData: the table has no column of prompts, or the row cannot be read.
+        LeftOut: it is no prompt of a single turn.
     """
-    if table.has("prompt", "response", *ATTRIBUTES):
-        return [helpsteer_prompt(text) for text in table.texts("prompt")]
-    if table.has("chosen"):
-        return [turns[:-1] for turns in answered(table, "chosen")]
-    if table.has("prompt") and not table.holds_messages("prompt"):
-        return [[Message(role="user", content=text)] for text in table.texts("prompt")]
-    for column in filter(table.has, ("prompt", "messages", "conversation")):
-        found = table.messages(column)
-        for row, turns in enumerate(found):
-            if not turns or turns[-1]["role"] != "user":
-                raise table.malformed(row, column, "must end with the user's turn")
-        return found
-    raise table.lacks('a column "prompt", "messages", "conversation" or "chosen"')
+    turns = said.answered(row, "chosen")[:-1] if said.table.has("chosen") else said.opening(row)
+    if [turn["role"] for turn in turns] not in (["user"], ["system", "user"]):
+        raise LeftOut("of more than the user's single turn")
+    if not turns[-1]["content"].strip():
+        raise LeftOut("with an empty prompt")
+    return prompt_of(turns)
+
+
+def stripped(prompt: str) -> str:
+    """The prompt without white space around it."""
+    return Prompt(prompt.strip(), prompt.system) if isinstance(prompt, Prompt) else prompt.strip()
 
 
 def batch_at(prompts: list[str], batch_size: int, step: int, seed: int) -> list[str]:

@@ -24,8 +24,8 @@ class DataConfig:
     """Where data come from, and which of them are used."""
 
     source: str
-    """A local file (.jsonl, .parquet or .csv), the id of a data set on the hub (owner/name, or owner/name/folder), or a
-    preset: helpsteer2, ultrafeedback, tulu3, hh."""
+    """A local file (.jsonl, .json, .csv, .tsv or .parquet), the id of a data set on the hub (owner/name, or
+    owner/name/folder), or a preset: helpsteer2, ultrafeedback, tulu3, hh."""
     heldout_share: float = 0.1
     """Share of the prompts that is held out, by a hash of the text, where the data have no split of their own."""
     max_characters: int | None = None
@@ -50,6 +50,8 @@ class Tally:
         self.name, self.rows = name, 0
         self.dropped: Counter[str] = Counter()
         self.first: dict[str, str] = {}
+        self.unread: Counter[str] = Counter()
+        """By column that is not read, though it can change what a prompt means, the rows with a value."""
 
     def drop(self, reason: str, table: Table | None = None, row: int = 0) -> None:
         """Count a row that is left out."""
@@ -60,12 +62,14 @@ class Tally:
     def summary(self) -> str:
         """ "12 rows; left out: 3 with an empty answer (first: FILE, line 7), ..."."""
         reasons = [f"{count:,} {reason}{self.first.get(reason, '')}" for reason, count in self.dropped.items()]
-        return f"{self.rows:,} rows; left out: {', '.join(reasons) or 'none'}"
+        unread = [f'column "{name}" of {count:,} rows' for name, count in self.unread.items() if count]
+        ignored = f"; not read, though it can change what a prompt means: {', '.join(unread)}" if unread else ""
+        return f"{self.rows:,} rows; left out: {', '.join(reasons) or 'none'}{ignored}"
 
     def report(self, used: str) -> None:
-        """Say on standard error what was left out, if anything was, once."""
+        """Say on standard error what was left out or not read, if anything was, once."""
         text = f"{self.name}: {self.summary()}; used: {used}."
-        if self.dropped and text not in _REPORTED:
+        if (self.dropped or self.unread.total()) and text not in _REPORTED:
             _REPORTED.add(text)
             LOG.warning(text)
 
@@ -124,9 +128,12 @@ def cut(found: dict[Split, list[T]], split: Split, config: DataConfig, tally: Ta
     if beyond:
         tally.dropped[f"beyond the limit of {config.limit:,} a split"] = beyond
     if not used[split]:
+        one = sum(map(len, used.values())) == 1
+        share = f"a {'smaller' if split == 'train' else 'larger'} heldout_share"
+        advice = f"one {what} alone is either for training or held out, so give more" if one else f"give {share}"
         raise InvalidData(
-            f"{config.source} has no {what} of the split {split!r} ({tally.summary()}). Give other rows, other limits, "
-            'a larger heldout_share, or a column "split" with train and heldout.'
+            f"{config.source} has no {what} of the split {split!r} ({tally.summary()}): {advice}, other rows or "
+            'limits, or a column "split" with train and heldout.'
         )
     tally.report(", ".join(f"{len(entries):,} {side}" for side, entries in used.items()))
     return used[split]

@@ -1,21 +1,24 @@
-"""Where data come from: local files and data sets of the hub, read by the ``datasets`` library as columns."""
+"""Where data come from: local files and data sets of the hub, read as columns."""
 
 from __future__ import annotations
 
+import csv
 import difflib
-import gzip
+import io
 import itertools
 import json
 import logging
 import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from slhf.errors import InvalidData, MissingResource
+from slhf.text import read_bytes, read_text, split_lines
 
 if TYPE_CHECKING:
     import datasets
@@ -31,11 +34,11 @@ PRESETS = {
 }
 """Data sets of the hub by a short name. What follows owner and name is a folder of the repository."""
 
-SUFFIXES = (".jsonl", ".parquet", ".csv")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 """Of local files, each with or without .gz."""
 
-TEXTS = ("prompt", "response", "chosen", "rejected", "split")
-"""Columns that can hold texts."""
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""What a surrogate looks like where JSON escapes it."""
 
 SIDES: dict[str, Split] = {
     "train_prefs": "train",
@@ -63,7 +66,7 @@ class Table:
     Attributes:
         name: what messages call it: a file, or a data set and its split.
         columns: the names of its columns.
-        read: gives the values of a column, None where a row has none; all, or of the first so many rows.
+        values: gives the values of a column, None where a row has none.
         rows: how many.
         side: the split that all rows belong to; None if each row says so, or nothing does.
         lines: the line of each row, for a file of lines.
@@ -71,7 +74,7 @@ class Table:
 
     name: str
     columns: Sequence[str]
-    read: Callable[[str, int | None], list[Any]]
+    values: Callable[[str], list[Any]]
     rows: int
     side: Split | None = None
     lines: Sequence[int] | None = None
@@ -79,10 +82,6 @@ class Table:
     def has(self, *columns: str) -> bool:
         """Whether it has all these columns."""
         return set(columns) <= set(self.columns)
-
-    def holds_messages(self, column: str) -> bool:
-        """Whether the column is there and its first value is a list."""
-        return self.has(column) and isinstance(self.read(column, 1)[0], list)
 
     def malformed(self, row: int, field: str, problem: str) -> InvalidData:
         """The error for a row (from 0) that cannot be read."""
@@ -98,24 +97,11 @@ class Table:
         Raises:
             InvalidData: a row has none.
         """
-        values = self.read(column, None)
+        values = self.values(column)
         for row, value in enumerate(values):
             if not isinstance(value, str):
                 raise self.malformed(row, column, f"must be a text, not {value!r:.60}")
         return values
-
-    def messages(self, column: str) -> list[list[Message]]:
-        """A column of conversations, each a list of objects with texts "role" and "content".
-
-        Raises:
-            InvalidData: a row has none.
-        """
-        values = self.read(column, None)
-        for row, conversation in enumerate(values):
-            if not _are_messages(conversation):
-                problem = 'must be a list of messages, objects with texts "role" and "content", not'
-                raise self.malformed(row, column, f"{problem} {conversation!r:.60}")
-        return [[Message(role=turn["role"], content=turn["content"]) for turn in turns] for turns in values]
 
     def ratings(self, column: str) -> tuple[list[float], list[float]]:
         """Mean and standard deviation over annotators of a column of numbers or lists of numbers.
@@ -124,9 +110,10 @@ class Table:
             InvalidData: a row has none.
         """
         means, deviations = [], []
-        for row, value in enumerate(self.read(column, None)):
-            numbers = value if isinstance(value, list) else [value]
-            if not numbers or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+        for row, value in enumerate(self.values(column)):
+            given = value if isinstance(value, list) else [value]
+            numbers = [x for x in map(number, given) if x is not None]
+            if not numbers or len(numbers) < len(given):
                 raise self.malformed(row, column, f"must be a rating or a list of them, not {value!r:.60}")
             means.append(sum(numbers) / len(numbers))
             deviations.append(math.sqrt(sum((x - means[-1]) ** 2 for x in numbers) / len(numbers)))
@@ -151,11 +138,13 @@ class Table:
         return InvalidData(f"{self.name} needs {wanted}; its columns are {', '.join(self.columns)}.")
 
 
-def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-        for turn in value
-    )
+def number(value: Any) -> float | None:
+    """A finite number, also one written as a text, as all are in a CSV file; None for anything else."""
+    try:
+        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def open_source(source: str) -> list[Table]:
@@ -166,11 +155,14 @@ def open_source(source: str) -> list[Table]:
         MissingResource: the hub cannot be reached, or has no such data set.
     """
     path = Path(source)
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    suffix = suffix_of(path)
     if path.is_file():
         if suffix not in SUFFIXES:
             raise InvalidData(f"{source}: the suffix must be one of {', '.join(SUFFIXES)}, with or without .gz.")
-        return [_read_jsonl(path) if suffix == ".jsonl" else _read_columns(path, suffix)]
+        if suffix == ".parquet":
+            return [_read_parquet(path)]
+        reader = {".csv": csv_table, ".tsv": csv_table, ".txt": line_table}.get(suffix, json_table)
+        return [reader(source, read_text(path))]
     if path.is_dir():
         return _read_repository(source, source, None)
     if suffix in SUFFIXES or source.startswith((".", "/", "~")):
@@ -185,83 +177,155 @@ def open_source(source: str) -> list[Table]:
     return _read_repository(source, f"{owner}/{name}", folder or None)
 
 
-def _read_jsonl(path: Path) -> Table:
-    """A file of JSON objects, one a line.
+def suffix_of(path: Path) -> str:
+    """The suffix in front of .gz, if there is one, in lower case."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
+def text_table(name: str, text: str) -> Table:
+    """The table of a text that came without a file's name: JSON if it looks like it, else a prompt a line."""
+    return (json_table if re.match(r"\s*(\{|\[\s*\{)", text) else line_table)(name, text)
+
+
+def line_table(name: str, text: str) -> Table:
+    """One prompt a line; blank lines are skipped.
+
+    Raises:
+        InvalidData: there is none.
+    """
+    found = [(number, line.strip()) for number, line in enumerate(split_lines(text), 1) if line.strip()]
+    return _of_rows(name, [{"prompt": line} for _, line in found], [number for number, _ in found])
+
+
+def json_table(name: str, text: str) -> Table:
+    """JSON objects, one a line (blank lines are skipped) or in one array; an array of texts is one of prompts.
 
     Read with ``json``: ``datasets`` would guess types (a column of dates is no longer text, one of mixed types becomes
     serialised JSON) and cannot say which line is wrong.
-    """
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        try:
-            return json_table(str(path), file)
-        except UnicodeDecodeError as error:
-            raise InvalidData(f"{path} is not UTF-8 text: {error}.") from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InvalidData(f"{path} is not a whole .gz file: {error}.") from error
-
-
-def json_table(name: str, file: Iterable[str]) -> Table:
-    """The table of lines that are JSON objects; blank ones are skipped.
 
     Raises:
-        InvalidData: there is none, or a line is none.
+        InvalidData: there is none, or a line or an entry is none.
     """
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            rows.append(_json_object(line, f"{name}, line {number}"))
-            lines.append(number)
+    if text.lstrip().startswith("["):
+        return _json_array(name, text)
+    lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line.strip()]
+    rows = []
+    for number, line in lines:
+        try:
+            row = _parsed(line, f"{name}, line {number}")
+        except InvalidData as error:
+            raise InvalidData(f"{error} Give one object a line, or one array of objects.") from error
+        if not isinstance(row, dict):
+            raise InvalidData(f"{name}, line {number}: not a JSON object, but {line.strip():.60}.")
+        if HALF.search(line):
+            _refuse_half_characters(row, f"{name}, line {number}")
+        rows.append(row)
+    return _of_rows(name, rows, [number for number, _ in lines])
+
+
+def _json_array(name: str, text: str) -> Table:
+    rows = _parsed(text, name)
+    if all(isinstance(row, str) for row in rows):
+        rows = [{"prompt": row} for row in rows]
+    for number, row in enumerate(rows, 1):
+        where = f"{name}, row {number}"
+        if not isinstance(row, dict):
+            raise InvalidData(f"{where}: not a JSON object, but {json.dumps(row):.60}.")
+        if HALF.search(text):
+            _refuse_half_characters(row, where)
+    return _of_rows(name, rows, None)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if "\n" in text.strip() else ""
+        raise InvalidData(f"{where}{line}: not JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise InvalidData(f"{where}: not JSON that can be read ({error}).") from error
+
+
+def _refuse_half_characters(row: dict[str, Any], where: str) -> None:
+    """Half a surrogate pair, which JSON can escape, is in no encoding: no file and no model could take it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise InvalidData(
+            f"{where}: {half} is half a character (a surrogate without its other half), as when a text was cut in the "
+            "middle of an emoji; remove it or write the whole character."
+        ) from error
+
+
+def _of_rows(name: str, rows: Sequence[dict[str, Any]], lines: Sequence[int] | None) -> Table:
     if not rows:
         raise InvalidData(f"{name} is empty.")
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
-    def read(column: str, count: int | None) -> list[Any]:
-        return [row.get(column) for row in rows[:count]]
+    def read(column: str) -> list[Any]:
+        return [row.get(column) for row in rows]
 
     return Table(name, columns, read, len(rows), lines=lines)
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidData(f"{where}: not JSON ({error.msg}).") from error
-    if not isinstance(row, dict):
-        raise InvalidData(f"{where}: not a JSON object, but {line.strip():.60}.")
-    return row
+def csv_table(name: str, text: str) -> Table:
+    """Rows with a header. Fields end at what the header holds most of: a comma, a semicolon or a tab.
 
-
-def _read_columns(path: Path, suffix: str) -> Table:
-    """A Parquet or CSV file.
+    There are no types: "NA" and "12" are texts, and an empty field is an empty text.
 
     Raises:
-        InvalidData: it is empty or cannot be read.
+        InvalidData: there is no row, two columns have one name, or a row has more or fewer fields than the header.
     """
-    import datasets
-
-    # a CSV has no types: "NA" and "12" are texts where a text belongs
-    options: dict[str, Any] = {"keep_default_na": False, "converters": dict.fromkeys(TEXTS, str)}
+    header = next((line for line in split_lines(text) if line.strip()), "")
+    delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 131,072 characters
+    rows, lines, columns, last = [], [], None, 0
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        with _quietly(), _without_bars():
-            data = datasets.load_dataset(
-                suffix[1:], data_files=str(path), split="train", **(options if suffix == ".csv" else {})
-            )
-    except StopIteration:
-        raise InvalidData(f"{path} is empty.") from None
-    except (datasets.exceptions.DatasetsError, ValueError) as error:  # ValueError: Arrow's errors and wrong encodings
-        raise InvalidData(f"{path} cannot be read as {suffix}: {error.__cause__ or error}.") from error
-    if "__index_level_0__" in data.column_names:
-        raise InvalidData(f"{path}: rows have more fields than the header; quote texts that contain commas.")
-    return _table(str(path), data, None)
+        for fields in reader:
+            line, last = last + 1, reader.line_num
+            if not any(field.strip() for field in fields):
+                continue
+            if columns is None:
+                columns = [field.strip() for field in fields]
+                double = sorted({name for name in columns if name and columns.count(name) > 1})
+                if double:
+                    raise InvalidData(f'{name}, line {line}: two columns are called "{double[0]}".')
+                continue
+            if len(fields) != len(columns):
+                raise InvalidData(
+                    f"{name}, line {line}: {len(fields)} fields, but the header has {len(columns)}; put texts that "
+                    f'contain {repr(delimiter)[1:-1]} or line ends into quotes ("...").'
+                )
+            rows.append(dict(zip(columns, fields, strict=True)))
+            lines.append(line)
+    except csv.Error as error:
+        raise InvalidData(f'{name}, line {last + 1}: {error}; write a quote within quotes twice ("").') from error
+    return _of_rows(name, rows, lines)
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(read_bytes(path)) if path.suffix.lower() == ".gz" else path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InvalidData(f"{path} cannot be read as .parquet: {error}.") from error
+    if not file.metadata.num_rows:
+        raise InvalidData(f"{path} is empty.")
+
+    def read(column: str) -> list[Any]:
+        return [value for chunk in file.read(columns=[column]).column(column).chunks for value in _values(chunk)]
+
+    return Table(str(path), file.schema_arrow.names, read, file.metadata.num_rows)
 
 
 def _table(name: str, data: datasets.Dataset, side: Split | None) -> Table:
-    def read(column: str, count: int | None) -> list[Any]:
-        values: list[Any] = []
-        for chunk in data.select_columns(column).with_format("arrow")[:count].column(0).chunks:
-            values += _values(chunk)
-        return values
+    def read(column: str) -> list[Any]:
+        chunks = data.select_columns(column).with_format("arrow")[:].column(0).chunks
+        return [value for chunk in chunks for value in _values(chunk)]
 
     return Table(name, data.column_names, read, len(data), side)
 
@@ -296,7 +360,7 @@ def _read_repository(source: str, repository: str, folder: str | None) -> list[T
         arguments = f"{repository!r}" + (f", data_dir={folder!r}" if folder else "")
         raise MissingResource(
             f"Cannot load the data set {source!r}: {' '.join(str(error).split())} "
-            "Give a local file (.jsonl, .parquet, .csv), or with network run once: "
+            f"Give a local file ({', '.join(SUFFIXES)}), or with network run once: "
             f'python -c "import datasets; datasets.load_dataset({arguments})"; after that it is read from the cache, '
             "at once with HF_HUB_OFFLINE=1."
         ) from error
@@ -322,17 +386,3 @@ def _quietly() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Within this context reading a file draws no progress bar."""
-    import datasets
-
-    before = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if before:
-            datasets.enable_progress_bars()

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit
 
+from llm.data.prompts import conversation
 from llm.judges.meter import Meter
 from llm.judges.sequences import check_lengths
 from llm.precision import Dtype
@@ -80,6 +81,6 @@ class RewardEnsembleJudge:
         return self.meter.drain()
 
     def _read(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
-        texts = [self.heads.encode([{"role": "user", "content": x}], y) for x, y in rows]
+        texts = [self.heads.encode(conversation(x), y) for x, y in rows]
         check_lengths([f"{x} {y}" for x, y in rows], texts, self.heads.longest)
         return self.heads.rewards(texts, READ_TOKENS).T.double().numpy()

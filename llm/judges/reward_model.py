@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit
 
+from llm.data.prompts import conversation
 from llm.judges.config import RewardModelJudgeConfig
 from llm.judges.meter import Meter
 from llm.judges.sequences import SequenceClassifier
@@ -49,7 +50,7 @@ class RewardModelJudge:
         new = [row for row in dict.fromkeys(rows) if row not in known]
         texts = [
             self.classifier.tokenizer.apply_chat_template(
-                [{"role": "user", "content": x}, {"role": "assistant", "content": y}], tokenize=False
+                [*conversation(x), {"role": "assistant", "content": y}], tokenize=False
             )
             for x, y in new
         ]

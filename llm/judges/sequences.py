@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from llm.embedded import from_pretrained
+from llm.lengths import context_length
 from llm.microbatch import by_length
 from llm.precision import Dtype, resolve
 from slhf.errors import ConfigError, JudgeError
@@ -99,11 +99,6 @@ class SequenceClassifier:
             return self.model(input_ids=ids, attention_mask=mask).logits.double().cpu().numpy()
         finally:
             config.pad_token_id = named
-
-
-def context_length(config: Any, tokenizer: Any) -> float:
-    """How many tokens the model can read, as far as its configuration and its tokenizer say; else infinity."""
-    return min(getattr(config.get_text_config(), "max_position_embeddings", math.inf), tokenizer.model_max_length)
 
 
 def check_lengths(texts: Sequence[str], ids: Sequence[Sequence[int]], context: float) -> None:

@@ -282,14 +282,16 @@ def test_the_generator_is_named_after_the_run(place, tmp_path, monkeypatch, insi
         (("--to", "lm_eval", "--name", "x", "--temperature", "1"), "--name, --temperature: only with --to alpaca_eval"),
         (("--to", "lm_eval", "--seed", "0", "--max-new-tokens", "3"), "--max-new-tokens, --seed: only with"),
         (("--to", "alpaca_eval", "--dtype", "float32"), "--dtype: only with --to lm_eval"),
-        (("--to", "alpaca_eval", "--prompts", "package.json", "--split", "train"), "package.json has no splits"),
+        (("--to", "alpaca_eval", "--prompts", "alpaca.json", "--split", "train"), "alpaca.json is AlpacaEval's"),
         (("--to", "alpaca_eval", "--prompts", "nowhere.json"), "nowhere.json"),
-        (("--to", "alpaca_eval", "--prompts", "package.json"), 'entry 0: needs a non-empty string "instruction"'),
+        (("--to", "alpaca_eval", "--prompts", "alpaca.json"), 'alpaca.json, row 1: "instruction" is empty'),
+        (("--to", "alpaca_eval", "--prompts", "package.json"), 'package.json needs a column "prompt"'),
     ],
 )
 def test_an_export_that_cannot_be_is_one_line(place, tmp_path, capsys, monkeypatch, more, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "package.json").write_text('[{"prompt": "x"}]')
+    (tmp_path / "package.json").write_text('[{"name": "x"}]')
+    (tmp_path / "alpaca.json").write_text('[{"dataset": "x", "instruction": " "}]')
     assert export.main([str(place / "rloo"), "--out", "out", *more]) == 1
     shown = capsys.readouterr().err
     assert message in shown

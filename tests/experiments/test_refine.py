@@ -1,8 +1,10 @@
 """The refining command on tiny models: what it writes, an interruption anywhere, and wrong input."""
 
+import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -225,10 +227,75 @@ def test_standard_input_holds_lines_of_text_or_json(tmp_path, model, monkeypatch
     (tmp_path / "p.txt").write_text("choose\n\n the choose \n")
     assert start(tmp_path / "p.txt", tmp_path / "file.jsonl", *base) == 0
     for name, text in (("text", "choose\n\nthe choose\n"), ("json", '{"prompt": "choose"}\n{"prompt": "the choose"}')):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         assert start("-", tmp_path / f"{name}.jsonl", *base) == 0
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (tmp_path / "file.jsonl").read_bytes()
     assert [row["prompt"] for row in rows_of(tmp_path / "file.jsonl")] == ["choose", "the choose"]
+
+
+def test_rows_that_cannot_be_asked_are_left_out_and_keep_their_numbers(tmp_path, model, capsys, caplog):
+    """Of several turns, or too long with its answer; a system message is kept, and written with the prompt."""
+    short = ("--leader", model, "--max-new-tokens", 3, "--rounds", 2)
+    told = [{"role": "system", "content": "a"}, {"role": "user", "content": "choose"}]
+    rows = [
+        {"prompt": "choose " * 1100},
+        {"prompt": told},
+        {"prompt": [*told[1:], {"role": "assistant", "content": "b"}, *told[1:]]},
+        {"prompt": "\ufeff the"[1:]},
+    ]
+    path = tmp_path / "prompts.json"
+    path.write_bytes(json.dumps(rows).encode("utf-8-sig"))
+    out = tmp_path / "a.jsonl"
+    for _ in range(2):  # the second time it is all there
+        assert start(path, out, *short) == 0
+        assert [(row["row"], row["prompt"]) for row in rows_of(out)] == [(2, told), (4, " the")]
+    assert "1 of more than the user's single turn" in caplog.text
+    assert "1 that with an answer of 3 tokens, the Follower's turn and a reply of 3 tokens exceed" in caplog.text
+    assert start(prompts_file(tmp_path, rows[:1]), tmp_path / "b.jsonl", *short) == 1
+    assert "error: No prompt fits: 1 rows" in capsys.readouterr().err
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_a_mark_at_the_start_of_a_text_is_no_part_of_the_prompt(tmp_path, model, monkeypatch):
+    short = ("--leader", model, "--max-new-tokens", 3, "--rounds", 1)
+    (tmp_path / "p.txt").write_bytes("choose\n".encode("utf-8-sig"))
+    assert start(tmp_path / "p.txt", tmp_path / "a.jsonl", *short) == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("choose\n".encode("utf-8-sig"))))
+    assert start("-", tmp_path / "b.jsonl", *short) == 0
+    assert [row["prompt"] for name in "ab" for row in rows_of(tmp_path / f"{name}.jsonl")] == ["choose"] * 2
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path, model, monkeypatch, capsys):
+    short = ("--leader", model, "--max-new-tokens", 3, "--rounds", 1)
+    whole, out, honest, left = tmp_path / "whole.jsonl", tmp_path / "a.jsonl", os.write, [100]
+    assert start(prompts_file(tmp_path), whole, *short) == 0
+    first = b"".join(whole.read_bytes().splitlines(keepends=True)[:3])
+    left[0] += len(first)
+
+    def write(descriptor, data):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = honest(descriptor, data[: left[0]])
+        left[0] -= written
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        assert start(prompts_file(tmp_path), out, *short) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    assert out.read_bytes() == first
+    assert start(prompts_file(tmp_path), out, *short) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_an_output_that_takes_nothing_is_one_line(tmp_path):
+    """Standard output on a full disk, which Python would meet again at exit, with a traceback."""
+    code = "import sys; from experiments import report as r; r.work = lambda _: print('x'); sys.exit(r.main(['runs']))"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
 class LongerIsBetter:
@@ -251,10 +318,10 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
     ("rows", "more", "message"),
     [
         (["not json"], (), "prompts.jsonl, line 1: not JSON"),
-        ([{"prompt": "x"}, {"prompt": 3}], (), 'line 2: "prompt" must be a text, not 3'),
-        ([{"prompt": "x"}, {"prompt": " "}], (), 'line 2: "prompt" is empty'),
+        ([{"prompt": "x"}, {"prompt": 3}], (), 'line 2: "prompt" must be a text or a list of messages, not 3'),
+        ([{"prompt": " "}], (), "1 with an empty prompt"),
         ([{"prompt": "x", "answer": "y"}, {"prompt": "x"}], (), 'line 2: "answer" must be a text, not None'),
-        ([{"text": "x"}], (), 'needs a field "prompt"; its columns are text'),
+        ([{"text": "x"}], (), 'needs a column "prompt", '),
         ([], (), "prompts.jsonl is empty"),
         ([{"prompt": "x", "answer": "y"}], ("--leader", "embedded"), "leave out --leader"),
         ([{"prompt": "x"}], ("--leader", "/no/such/model"), "Leader: there is no directory /no/such/model"),
@@ -284,7 +351,7 @@ def test_folders_that_hold_no_weights(tmp_path, capsys):
         assert start(prompts_file(tmp_path), tmp_path / "out.jsonl", "--leader", tmp_path / name) == 1
         assert message in capsys.readouterr().err
     assert start(tmp_path / "none.txt", tmp_path / "out.jsonl") == 1
-    assert "No such file" in capsys.readouterr().err
+    assert "There is no file" in capsys.readouterr().err
     assert start(tmp_path / "none.jsonl", tmp_path / "out.jsonl") == 1
     assert "There is no file" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()

@@ -1,8 +1,10 @@
 """Prompts and preferences from real files, made to the schemas of the hub's data sets."""
 
+import copy
 import gzip
 import json
 import logging
+import pickle
 from collections import Counter
 
 import datasets
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from llm.data import Comparison, PreferenceConfig, PromptConfig, batch_at, load_preferences, load_prompts
 from llm.data import sources as sources_module
-from llm.data.prompts import EMBEDDED, identity
+from llm.data.prompts import EMBEDDED, Prompt, conversation, described, identity, prompt_of
 from llm.data.selection import DataConfig, Tally, select
 from slhf.errors import InvalidData, InvalidParameter, MissingResource
 
@@ -104,16 +106,16 @@ def test_prompts_of_conversations_are_single_turns_and_what_is_left_out_is_said(
     ]
     path = jsonl(tmp_path / "a.jsonl", rows)
     with caplog.at_level(logging.WARNING):
-        assert both(PromptConfig(path, max_characters=8)) == (["one"], ["leaks"])
+        assert both(PromptConfig(path, max_characters=8)) == (["one", Prompt("x", "be kind")], ["leaks"])
     (record,) = caplog.records  # once, though two splits were loaded
     assert "8 rows" in record.getMessage()
     for part in (
-        f"2 of more than the user's single turn (first: {path}, line 2)",
+        f"1 of more than the user's single turn (first: {path}, line 2)",
         f"1 repeating a prompt (first: {path}, line 4)",
         f"1 with an empty prompt (first: {path}, line 5)",
         "1 of more than 8 characters",
         "1 for training whose prompt is also held out",
-        "used: 1 train, 1 heldout",
+        "used: 2 train, 1 heldout",
     ):
         assert part in record.getMessage()
 
@@ -122,9 +124,9 @@ def test_prompts_of_conversations_are_single_turns_and_what_is_left_out_is_said(
     ("line", "message"),
     [
         ("not json", "line 3: not JSON"),
-        ('{"split": "train"}', 'line 3: "prompt" must be a text, not None'),
-        ('{"prompt": 3, "split": "train"}', 'line 3: "prompt" must be a text, not 3'),
-        ('{"prompt": ["x"], "split": "train"}', 'line 3: "prompt" must be a text, not'),
+        ('{"split": "train"}', 'line 3: "prompt" must be a text or a list of messages, not None'),
+        ('{"prompt": 3, "split": "train"}', 'line 3: "prompt" must be a text or a list of messages, not 3'),
+        ('{"prompt": ["x"], "split": "train"}', 'line 3: "prompt" must be a list of messages'),
         ('{"prompt": "x"}', 'line 3: "split" must be a text, not None'),
         ('{"prompt": "x", "split": "dev"}', "line 3: \"split\" is 'dev'; it must be one of"),
         ("[1]", "line 3: not a JSON object, but \\[1\\]"),
@@ -139,7 +141,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": [user("x"), assistant("y")]}, 'line 2: "messages" must end with the user\'s turn'),
+        ({"messages": [user("x"), *[assistant("y")] * 2]}, 'line 2: "messages" must end with the user\'s turn'),
         ({"messages": []}, 'line 2: "messages" must end with the user\'s turn'),
         ({"messages": [{"role": "user"}]}, 'line 2: "messages" must be a list of messages'),
         ({"messages": [{"role": "user", "content": 3}]}, 'line 2: "messages" must be a list of messages'),
@@ -164,13 +166,19 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
     refused("none.jsonl", None, "There is no file")
     refused("empty.jsonl", b"", "empty.jsonl is empty")
     refused("blank.jsonl", b"\n\n", "blank.jsonl is empty")
-    refused("a.txt", b"x", "suffix must be one of .jsonl, .parquet, .csv")
-    refused("list.jsonl", b'[{"prompt": "x"}]\n', "line 1: not a JSON object")
-    refused("latin.jsonl", b'{"prompt": "\xff"}\n', "latin.jsonl is not UTF-8")
-    refused("half.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-9], "not a whole .gz file")
+    refused("a.doc", b"x", "suffix must be one of .jsonl, .json, .csv, .tsv, .txt, .parquet")
+    refused("latin.jsonl", b'{"prompt": "\xff"}\n', "latin.jsonl: line 1: byte 12 .* not text in UTF-8")
+    refused("half.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-9], "compressed with gzip and damaged")
     refused("bad.parquet", b"xxx", "bad.parquet cannot be read as .parquet")
-    refused("bad.csv", b"prompt,split\nx,train,more\ny,train\n", "more fields than the header|cannot be read")
-    refused("columns.jsonl", b'{"text": "x"}\n', 'needs a column "prompt".*its columns are text')
+    refused("bad.csv", b"prompt,split\nx,train\ny,train,more\n", "line 3: 3 fields, but the header has 2; put texts")
+    refused("open.csv", b'prompt,split\nx,train\n"y,train\n', "open.csv, line 3: unexpected end of data")
+    refused("twice.csv", b"prompt,prompt\nx,y\n", 'line 1: two columns are called "prompt"')
+    refused("header.csv", b"prompt,split\n", "header.csv is empty")
+    refused("one.json", b'{\n"prompt": "x"}', "line 1: not JSON .* Give one object a line, or one array of objects")
+    refused("cut.json", b'[{"prompt": "x"},\n{"prompt":', "cut.json, line 2: not JSON")
+    refused("mixed.json", b'[{"prompt": "x"}, 3]', "mixed.json, row 2: not a JSON object, but 3")
+    refused("deep.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: not JSON")
+    refused("columns.jsonl", b'{"text": "x"}\n', 'needs a column "prompt", .* or "chosen"; its columns are text')
     refused("side.jsonl", b'{"prompt": "x", "split": "heldout"}\n', "no prompt of the split 'train'")
 
 
@@ -410,8 +418,8 @@ def test_what_is_no_comparison_is_left_out_and_said(tmp_path, caplog):
     ("row", "message"),
     [
         ({"chosen": "hello", "rejected": hh("q", "b")}, 'line 2: "chosen" is not a transcript'),
-        ({"chosen": hh("q", "a")}, 'line 2: "rejected" must be a text, not None'),
-        ({"chosen": hh("q", "a"), "rejected": 3}, 'line 2: "rejected" must be a text, not 3'),
+        ({"chosen": hh("q", "a")}, 'line 2: "rejected" must be a text or a list of messages, not None'),
+        ({"chosen": hh("q", "a"), "rejected": 3}, 'line 2: "rejected" must be a text or a list of messages, not 3'),
     ],
 )
 def test_a_bad_preference_is_named(tmp_path, row, message):
@@ -460,3 +468,230 @@ def test_a_run_is_named_by_the_texts_of_a_file_too(tmp_path):
     first, second = (identity(PromptConfig(str(file))) for file in (path, other))
     assert first["content"] != second["content"]
     assert "content" not in identity(PromptConfig())
+
+
+# --- the forms of real files
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '{"prompt": "Öl?"}\n{"prompt": "a\u2028b"}\n'),
+        ("a.json", '[{"prompt": "Öl?"}, {"prompt": "a\u2028b"}]'),
+        ("texts.json", '["Öl?", "a\u2028b"]'),
+        ("a.csv", "prompt\nÖl?\na\u2028b\n"),
+        ("semicolons.csv", 'prompt;split\nÖl?;train\n"a\u2028b";heldout\n'),
+        ("a.tsv", "prompt\tsplit\r\nÖl?\ttrain\r\na\u2028b\theldout\r\n"),
+        ("a.txt", "Öl?\n\na\u2028b\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_mark_at_the_start_and_odd_line_ends_are_no_part_of_a_prompt(tmp_path, name, text, encoding):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    (table,) = sources_module.open_source(str(path))
+    assert table.texts("prompt") == ["Öl?", "a\u2028b"]
+
+
+def test_a_csv_names_the_line_of_a_text_of_several_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,split\n"two\nlines",train\nx,train\ny\n')
+    with pytest.raises(InvalidData, match="line 5: 1 fields, but the header has 2"):
+        load_prompts(str(path), "train")
+    path.write_text('prompt,split\n"two\nlines, with a comma",train\ny,heldout\n')
+    assert both(PromptConfig(str(path))) == (["two\nlines, with a comma"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("a.jsonl", '{"prompt": "fine"}\n{"prompt": "cut \\ud83d"}\n', "line 2"),
+        (
+            "a.json",
+            '[{"prompt": "\\ud83d\\ude00"},\n{"messages": [{"role": "user", "content": "cut \\uDE00"}]}]',
+            "row 2",
+        ),
+    ],
+)
+def test_half_a_character_is_named(tmp_path, name, text, place):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidData, match=place + r": \\ud(83d|e00) is half a character"):
+        load_prompts(str(tmp_path / name), "train")
+
+
+def test_a_whole_pair_of_surrogates_is_a_character(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", ['{"prompt": "\\ud83d\\ude00", "split": "train"}'])
+    assert load_prompts(path, "train") == ["😀"]
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "system": "Be brief."},
+        {"instruction": "Why?", "system_prompt": "Be brief."},
+        {"question": "Why?", "system": " Be brief. "},
+        {"messages": [SYSTEM, user("Why?")]},
+        {"messages": [SYSTEM, user("Why?"), assistant("So.")]},
+        {"prompt": [SYSTEM, user("Why?")], "system": "Be brief."},
+        {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}], "system": "Be brief."},
+        {"prompt": "\n\nHuman: Why?\n\nAssistant:", "system": "Be brief."},
+        {"prompt": "Human: Why?\n\nAssistant:", "system": "Be brief."},
+        {"chosen": "\n\nHuman: Why?\n\nAssistant: So.", "system": "Be brief."},
+    ],
+)
+def test_prompt_and_preference_are_read_by_one_rule_with_the_system_message(tmp_path, row):
+    path = jsonl(tmp_path / "a.jsonl", [{**row, "split": "train"}])
+    (prompt,) = load_prompts(path, "train")
+    assert conversation(prompt) == [SYSTEM, user("Why?")]
+    assert prompt != "Why?"
+    chosen = {"chosen": "Yes.", "rejected": "No."}
+    if "chosen" in row:
+        chosen = {side: f"\n\nHuman: Why?\n\nAssistant: {text}" for side, text in chosen.items()}
+    path = jsonl(tmp_path / "b.jsonl", [{**row, **chosen, "split": "train"}])
+    (comparison,) = load_preferences(PreferenceConfig(path), "train")["preference"]
+    assert comparison == Comparison((SYSTEM, user("Why?")), "Yes.", "No.")
+
+
+def test_a_prompt_is_its_text_and_its_system_message():
+    one, other = Prompt("Why?", "Be brief."), Prompt("Why?", "Be kind.")
+    assert len({one, other, "Why?", Prompt("Why?", "Be brief.")}) == 3
+    assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one
+    assert prompt_of(conversation(one)) == one
+    assert prompt_of(described(["Why?"])[0]) == "Why?"
+
+
+def test_a_run_is_named_by_the_system_messages_too(tmp_path):
+    names = set()
+    for system in ("Be brief.", "Be kind.", None):
+        rows = [{"prompt": "a", "split": "train", "system": system}, {"prompt": "b", "split": "heldout"}]
+        config = PromptConfig(jsonl(tmp_path / "a.jsonl", rows))
+        identity.cache_clear()
+        names.add(identity(config)["content"])
+    assert len(names) == 3
+
+
+def test_a_plain_prompt_may_begin_with_human(tmp_path):
+    rows = [{"prompt": f"Human: {q}", "chosen": "good", "rejected": "bad"} for q in QUESTIONS]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    assert len(all_of(PreferenceConfig(path))) == len(QUESTIONS)
+    train, heldout = both(PromptConfig(path))
+    assert sorted(train + heldout) == sorted(row["prompt"] for row in rows)
+
+
+def test_a_transcript_without_its_last_mark_and_a_whole_one_beside_its_prompt(tmp_path):
+    begun = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"
+    rows = [
+        {"prompt": begun, "chosen": "good", "rejected": "bad"},
+        {"prompt": begun, "chosen": "\n\nAssistant: good", "rejected": "\n\nAssistant: bad"},
+        {"prompt": begun + "\n\nAssistant:", "chosen": " good", "rejected": " bad"},
+        {"prompt": begun, **{k: f"{begun}\n\nAssistant: {v}" for k, v in (("chosen", "good"), ("rejected", "bad"))}},
+        {"prompt": [user("a"), assistant("b"), user("c")], "chosen": "good", "rejected": "bad"},
+    ]
+    path = jsonl(tmp_path / "a.jsonl", [{**row, "split": "train"} for row in rows])
+    expected = Comparison((user("a"), assistant("b"), user("c")), "good", "bad")
+    assert load_preferences(PreferenceConfig(path), "train")["preference"] == [expected] * 5
+
+
+def test_columns_that_are_not_read_and_change_the_meaning_are_reported(tmp_path, caplog):
+    rows = [
+        {"question": "Where?", "context": "It is in Rome.", "split": "train"},
+        {"question": "Why?", "split": "train"},
+    ]
+    assert len(load_prompts(jsonl(tmp_path / "a.jsonl", rows), "train")) == 2
+    assert 'not read, though it can change what a prompt means: column "context" of 1 rows' in caplog.text
+
+
+def test_an_instruction_in_alpacas_format_keeps_its_input(tmp_path):
+    rows = [{"instruction": "Shorten.", "input": text, "output": "-", "split": "train"} for text in ("A b c.", "")]
+    assert sorted(load_prompts(jsonl(tmp_path / "a.jsonl", rows), "train")) == ["Shorten.", "Shorten.\n\nA b c."]
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([user("x"), CALL, user("y")], "with tool calls or a message without text"),
+        ([user("x"), {"role": "assistant", "content": ""} | CALL], "with tool calls or a message without text"),
+        ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "with content in parts"),
+        ([user("x"), {"role": "tool", "content": "4"}], "with turns of other roles than system, user and assistant"),
+        ([SYSTEM, SYSTEM, user("x")], "of more than the user's single turn"),
+    ],
+)
+def test_messages_that_hold_more_than_texts_are_left_out_and_the_load_goes_on(tmp_path, caplog, turns, reason):
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": m, "split": "train"} for m in (turns, [user("fine")])])
+    assert load_prompts(path, "train") == ["fine"]
+    assert f"1 {reason} (first: {path}, line 1)" in caplog.text
+
+
+def test_preferences_with_tool_calls_are_left_out_too(tmp_path, caplog):
+    good = {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")], "split": "train"}
+    bad = {**good, "chosen": [user("q"), CALL]}
+    path = jsonl(tmp_path / "a.jsonl", [bad, good])
+    assert len(load_preferences(PreferenceConfig(path), "train")["preference"]) == 1
+    assert "1 with tool calls" in caplog.text
+
+
+def test_two_system_messages_are_not_chosen_between(tmp_path, caplog):
+    rows = [{"messages": [SYSTEM, user("x")], "system": "Be kind."}, {"messages": [user("y")]}]
+    path = jsonl(tmp_path / "a.jsonl", [{**row, "split": "train"} for row in rows])
+    assert load_prompts(path, "train") == ["y"]
+    assert "1 with two different system messages" in caplog.text
+
+
+def test_helpsteer3_by_the_sign_of_its_preference(tmp_path, caplog):
+    """nvidia/HelpSteer3: from -3, the first response is much better, to 3, the second is."""
+    rows = [
+        {"context": [user(f"q{value}")], "response1": "one", "response2": "two", "overall_preference": value}
+        for value in (-3, 0, 1)
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{**row, "split": "train"} for row in rows]))
+    found = load_preferences(PreferenceConfig(str(path)), "train")["preference"]
+    assert {(c.conversation[0]["content"], c.chosen) for c in found} == {("q-3", "one"), ("q1", "two")}
+    assert "1 tied in preference" in caplog.text
+    assert sorted(load_prompts(str(path), "train")) == ["q-3", "q0", "q1"]
+    path.write_text(json.dumps([{**rows[0], "overall_preference": "much"}]))
+    with pytest.raises(InvalidData, match="row 1: \"overall_preference\" must be a number, not 'much'"):
+        load_preferences(PreferenceConfig(str(path)), "train")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_answers_with_ranks_are_all_their_pairs(tmp_path, nested):
+    """berkeley-nest/Nectar: the best answer has rank 1; equal ranks are ties."""
+    texts, ranks = ["c", "a", "b", "also b"], [3, 0, 2, 2]
+    answers = [{"answer": text, "rank": rank} for text, rank in zip(texts, ranks, strict=True)]
+    row = {"answers": answers} if nested else {"answers": texts, "ranks": ranks}
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": "\n\nHuman: q\n\nAssistant: ", "split": "train", **row}])
+    found = load_preferences(PreferenceConfig(path), "train")["preference"]
+    pairs = {(c.chosen, c.rejected) for c in found}
+    assert pairs == {("a", "b"), ("a", "also b"), ("a", "c"), ("b", "c"), ("also b", "c")}
+    assert all(c.conversation == (user("q"),) for c in found)
+    path = jsonl(tmp_path / "b.jsonl", [{"prompt": "q", "answers": ["a", "b"]}])
+    with pytest.raises(InvalidData, match='line 1: "answers" must be a list of objects with "answer" and "rank"'):
+        load_preferences(PreferenceConfig(path), "train")
+
+
+def test_preferences_of_a_csv(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,chosen,rejected,score_chosen,score_rejected,split\nq,NA,bad,2,1,train\nr,x,y,1,1.0,train\n")
+    assert load_preferences(PreferenceConfig(str(path)), "train")["preference"] == [
+        Comparison((user("q"),), "NA", "bad")
+    ]
+
+
+def test_the_advice_on_the_share_is_the_right_way_round(tmp_path):
+    one = jsonl(tmp_path / "one.jsonl", [{"prompt": "x"}])
+    for split in ("train", "heldout"):
+        config = PromptConfig(one, heldout_share=0.99 if split == "train" else 0.01)
+        with pytest.raises(InvalidData, match="one prompt alone is either for training or held out, so give more"):
+            load_prompts(config, split)
+    many = jsonl(tmp_path / "many.jsonl", [{"prompt": f"{i}"} for i in range(5)])
+    with pytest.raises(InvalidData, match="give a larger heldout_share"):
+        load_prompts(PromptConfig(many, heldout_share=0.001), "heldout")
+    with pytest.raises(InvalidData, match="give a smaller heldout_share"):
+        load_prompts(PromptConfig(many, heldout_share=0.999), "train")

@@ -288,9 +288,9 @@ def test_a_language_model_judges_by_the_first_letter_of_its_reply(speaker, budge
 def test_questions_that_a_language_model_cannot_be_asked(speaker, tmp_path):
     judge = load_judge(LocalLMJudgeConfig(speaker, template=SHORT), "cpu")
     overhead = len(judge._encode([judge._render("a", "a", "a")])[0])
-    assert ask(judge, ["a"], [" ".join("b" * (64 - overhead))], ["a"]).shape == (1,)
-    with pytest.raises(JudgeError, match="longer than the judge's context of 63"):
-        ask(judge, ["a"], [" ".join("b" * (65 - overhead))], ["a"])
+    assert ask(judge, ["a"], [" ".join("b" * (1024 - overhead))], ["a"]).shape == (1,)
+    with pytest.raises(JudgeError, match="longer than the judge's context of 1023"):
+        ask(judge, ["a"], [" ".join("b" * (1025 - overhead))], ["a"])
     finite.build_model(tmp_path, ["A"], seed=0)
     with pytest.raises(ConfigError, match=r"The letter B .* is not one token"):
         load_judge(LocalLMJudgeConfig(str(tmp_path), template=SHORT), "cpu")

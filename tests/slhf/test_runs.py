@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -122,3 +124,79 @@ def test_the_lock_keeps_other_processes_out_and_dies_with_its_holder(tmp_path):
         pass
     with run.lock():
         pass
+
+
+def full_after(monkeypatch, count):
+    """A disk on which ``count`` more bytes fit."""
+    honest, left = os.write, [count]
+
+    def write(descriptor, data):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = honest(descriptor, data[: left[0]])
+        left[0] -= written
+        return written
+
+    monkeypatch.setattr(runs.os, "write", write)
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    run = Run.open(tmp_path, "x", {})
+    run.log({"step": 0})
+    before = (run.path / "metrics.jsonl").read_bytes()
+    full_after(monkeypatch, 5)
+    with pytest.raises(OSError, match="No space left"):
+        run.log({"step": 1, "loss": 0.5})
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, 2)
+    assert json.loads(path.read_text()) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_library_says_of_a_full_disk_is_the_systems_error(tmp_path):
+    """safetensors raises its own; what the directory held before stays, and the half-written one goes."""
+
+    class SafetensorError(Exception):
+        pass
+
+    def fill(path):
+        (path / "a").write_text("half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    target = tmp_path / "checkpoint"
+    write_directory(target, lambda path: (path / "a").write_text("old"))
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_directory(target, fill)
+    assert caught.value.errno == errno.ENOSPC
+    assert (target / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_error_that_ends_a_run_is_raised_where_it_cannot_be_kept(tmp_path, monkeypatch):
+    run = Run.open(tmp_path, "x", {})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, "write_json", full)
+    with pytest.raises(RunError, match="the judge is gone"), run.error_kept():
+        raise RunError("the judge is gone")
+
+
+def test_a_log_has_lines_that_end_at_newlines_only(tmp_path):
+    run = Run.open(tmp_path, "x", {})
+    (run.path / "metrics.jsonl").write_text('{"step": 0, "said": "a\u2028b\u0085c"}\n', encoding="utf-8")
+    assert run.metrics() == [{"step": 0, "said": "a\u2028b\u0085c"}]
+    run.rewind(1)
+    assert run.metrics() == [{"step": 0, "said": "a\u2028b\u0085c"}]
