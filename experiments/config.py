@@ -22,7 +22,7 @@ from llm.algorithms import by_name
 from llm.config import ModelConfig, TrainConfig
 from llm.data import PromptConfig
 from llm.judges.config import AttributeJudgeConfig, JudgeConfig
-from llm.policy import Sharing
+from llm.lora import Sharing
 from slhf.algorithms import Algorithm, StackelbergGDA
 from slhf.errors import ConfigError, require_at_least
 

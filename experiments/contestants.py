@@ -18,7 +18,8 @@ from llm import checkpoint
 from llm.config import ModelConfig
 from llm.data import PRESETS, PromptConfig
 from llm.embedded import from_pretrained
-from llm.policy import FOLLOWER, LoRA
+from llm.lora import LoRA
+from llm.policy import FOLLOWER
 from slhf.errors import ConfigError, MissingResource, RunError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -21,7 +21,8 @@ from experiments.config import EvaluationConfig, build_judge
 from experiments.evaluation import Examination, examine
 from llm import embedded
 from llm.data import Split, load_prompts
-from llm.judges.config import JudgeConfig, identity, load_judge
+from llm.judges.config import JudgeConfig, identity
+from llm.judges.loading import load_judge
 from llm.policy import default_device
 from slhf.errors import ConfigError
 from slhf.runs import Run, write_atomically

@@ -22,7 +22,8 @@ from llm.distributed import join
 from llm.experience import Reward
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, RewardJudge, drain
-from llm.judges.config import JudgeConfig, identity, load_judge
+from llm.judges.config import JudgeConfig, identity
+from llm.judges.loading import load_judge
 from llm.policy import default_device
 from llm.reward import LinearReward, OwnReward, fit_reward
 from llm.train import train

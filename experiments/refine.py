@@ -28,7 +28,8 @@ from llm.data.sources import Table, json_table, open_source
 from llm.evaluate import bootstrap
 from llm.generation import TransformersGenerator
 from llm.judges import ask
-from llm.judges.config import AttributeJudgeConfig, load_judge
+from llm.judges.config import AttributeJudgeConfig
+from llm.judges.loading import load_judge
 from llm.policy import default_device
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, require_at_least

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.run import HERE, main
 from llm import finite
-from llm.judges.config import LocalLMJudgeConfig, RewardModelJudgeConfig, load_judge
+from llm.judges.config import LocalLMJudgeConfig, RewardModelJudgeConfig
+from llm.judges.loading import load_judge
 from tests.llm.tiny import tiny_classifier
 
 QUICKSTART = str(HERE / "sweeps" / "quickstart.yaml")

@@ -21,7 +21,8 @@ from llm import finite
 from llm.config import TrainConfig
 from llm.judges import ask
 from llm.judges.answer_store import AnswerStore
-from llm.judges.config import ServerJudgeConfig, identity, load_judge
+from llm.judges.config import ServerJudgeConfig, identity
+from llm.judges.loading import load_judge
 from llm.judges.server import (
     Candidate,
     Choice,
