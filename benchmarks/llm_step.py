@@ -53,6 +53,7 @@ from llm.data import load_prompts
 from llm.experience import Collector, to_go
 from llm.generation import TransformersGenerator, TransformersSession
 from llm.policy import LoRA, Policy, default_device, lora_config
+from llm.precision import resolve
 from slhf.algorithms import StackelbergGDA
 from slhf.signals import follower_reward, leader_reward
 
@@ -563,13 +564,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=24, help="prompts a step")
     parser.add_argument("--new-tokens", type=int, default=32, help="of each answer and of each reply")
     parser.add_argument("--prompt-tokens", type=int, default=128, help="of each prompt, for random weights")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
     parser.add_argument("--rounds", type=int, default=5, help="counted steps of each method, after one that is not")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true", help="decode ours through torch.compile (for GPUs)")
     parser.add_argument("--without", nargs="*", default=[], choices=METHODS[1:], help="leave a peer out on purpose")
     parser.add_argument("--quick", action="store_true", help="4 prompts, 8 tokens, one round; nothing is written")
     args = parser.parse_args()
+    args.dtype = resolve(args.dtype, default_device())
     if args.quick:
         args.batch, args.new_tokens, args.rounds = 4, 8, 1
     if "trl" not in args.without and importlib.util.find_spec("trl") is None:

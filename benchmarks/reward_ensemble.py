@@ -40,6 +40,7 @@ from llm import embedded
 from llm.data import load_prompts
 from llm.judges.reward_ensemble import READ_TOKENS, RewardEnsembleJudge
 from llm.policy import LoRA
+from llm.precision import Dtype
 from llm.prefix_tree import plant
 from llm.reward_heads import RewardHeads, batches
 
@@ -48,7 +49,7 @@ OURS, BATCHED, SINGLE = "ours", "batched", "one at a time"
 SHAPES = {"last 2 layers": 2, "last 10 layers": 10, "all 30 layers": None}
 
 
-def ensemble(directory: Path, heads: int, layers: int | None, dtype: str) -> RewardEnsembleJudge:
+def ensemble(directory: Path, heads: int, layers: int | None, dtype: Dtype) -> RewardEnsembleJudge:
     """Heads with every parameter away from 0, saved and loaded as a trained ensemble would be."""
     lora = LoRA(rank=16, alpha=32.0, layers=layers)
     made = RewardHeads.create("embedded", [f"attribute-{k}" for k in range(heads)], lora, dtype, "cpu", seed=0)
@@ -57,7 +58,7 @@ def ensemble(directory: Path, heads: int, layers: int | None, dtype: str) -> Rew
         if not name.endswith("low"):
             x.copy_(torch.randn(x.shape) * 0.02)
     made.save(directory)
-    return RewardEnsembleJudge.load(directory)
+    return RewardEnsembleJudge.load(directory, dtype=dtype)
 
 
 class Plain:
@@ -124,7 +125,7 @@ def work(judge: RewardEnsembleJudge, prompts: list[str], answers: list[str]) -> 
     }
 
 
-def measure(args: argparse.Namespace, layers: int | None, dtype: str) -> dict[str, Any]:
+def measure(args: argparse.Namespace, layers: int | None, dtype: Dtype) -> dict[str, Any]:
     """All contestants in turn: seconds by contestant and round, the greatest difference of rewards, and the work."""
     prompts, a, b = pairs(args.pairs, args.words)
     asked, answers = [*prompts, *prompts], [*a, *b]

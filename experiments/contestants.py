@@ -20,6 +20,7 @@ from llm.data import PRESETS, PromptConfig
 from llm.embedded import from_pretrained
 from llm.lora import LoRA
 from llm.policy import FOLLOWER
+from llm.precision import Dtype
 from slhf.errors import ConfigError, MissingResource, RunError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -96,10 +97,10 @@ def origin(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else PRESETS.get(source, source)
 
 
-def as_is(name: str, dtype: Any = "bfloat16") -> ModelConfig:
+def as_is(name: str) -> ModelConfig:
     """A model without adapters of ours; an error now, not in the middle of an evaluation, if it is not to be had."""
     from_pretrained(AutoConfig, name)
-    return ModelConfig(name, dtype=dtype, lora=None)
+    return ModelConfig(name, lora=None)
 
 
 def of_adapter(title: str, path: Path) -> Contestant:
@@ -109,7 +110,7 @@ def of_adapter(title: str, path: Path) -> Contestant:
         ConfigError: there is one for each role, but not LoRA on modules given by name.
     """
     shape = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    model = as_is(str(shape.get("base_model_name_or_path")), "float32")
+    model = as_is(str(shape.get("base_model_name_or_path")))
     if not (path / FOLLOWER / "adapter_config.json").is_file():
         return Contestant(title, title, model, path)
     if shape.get("peft_type") != "LORA" or not isinstance(shape.get("target_modules"), list):
@@ -140,9 +141,14 @@ def of_run(title: str, run: Path, place: Path) -> Contestant:
 
 
 def sampled_alike(
-    found: Sequence[tuple[Contestant, bool]], temperature: float | None, max_new_tokens: int | None
+    found: Sequence[tuple[Contestant, bool]],
+    temperature: float | None,
+    max_new_tokens: int | None,
+    dtype: Dtype | None = None,
 ) -> list[Contestant]:
     """All contestants with the given sampling settings; where none is given, with those that the runs have.
+
+    A given ``dtype`` holds for all, too; else each keeps its own.
 
     Raises:
         ConfigError: none is given and the runs differ.
@@ -156,6 +162,8 @@ def sampled_alike(
                 f"The runs differ in {key} ({', '.join(map(str, sorted(known)))}); set it for all of them."
             )
         settings[key] = value if value is not None else next(iter(known), getattr(ModelConfig(), key))
+    if dtype is not None:
+        settings["dtype"] = dtype
     return [replace(one, model=replace(one.model, **settings)) for one, _ in found]
 
 

@@ -24,6 +24,7 @@ from llm.data import Split, load_prompts
 from llm.judges.config import JudgeConfig, identity
 from llm.judges.loading import load_judge
 from llm.policy import default_device
+from llm.precision import Dtype, settled
 from slhf.errors import ConfigError
 from slhf.runs import Run, write_atomically
 
@@ -80,6 +81,9 @@ class Command:
     """Sampling temperature; by default that of the runs among the contestants, else 0.7."""
     max_new_tokens: int | None = None
     """Longest answer, in tokens; by default that of the runs among the contestants, else 40."""
+    dtype: Dtype | None = None
+    """Number format of everyone's weights; by default each run's own setting, else "auto": bfloat16 where the device
+    has units for it, else float32."""
     leader_follower: bool = False
     """Let everyone improve everyone's first answers."""
     parity: bool = False
@@ -119,7 +123,7 @@ def evaluate(command: Command) -> tuple[Run, dict[str, Any]]:
     found = [contestants.resolve(*pair) for pair in named]
     if len(found) < 2:
         raise ConfigError("An evaluation needs at least two contestants, each NAME=WHAT.")
-    taking_part = contestants.sampled_alike(found, command.temperature, command.max_new_tokens)
+    taking_part = contestants.sampled_alike(found, command.temperature, command.max_new_tokens, command.dtype)
     judge = read_judge(command.judge)
     prompts = load_prompts(contestants.prompts_as_trained(command.prompts, [what for _, what in named]), command.split)
     count = len(prompts) if command.count is None else command.count
@@ -134,8 +138,10 @@ def evaluate(command: Command) -> tuple[Run, dict[str, Any]]:
     run = Run.open(command.out, "evaluation", {**config, "evaluation": asdict(settings), "seed": command.seed})
     with run.lock():
         if not run.finished:
-            exam = Examination(taking_part, prompts[:count], settings, command.seed, run.path / "answers")
-            run.finish(examine(exam, load_judge(judge, default_device(), remember=True)))
+            present = [one.settled(run.manifest) for one in taking_part]
+            exam = Examination(present, prompts[:count], settings, command.seed, run.path / "answers")
+            its = settled(judge, "judge", run.manifest, default_device())
+            run.finish(examine(exam, load_judge(its, default_device(), remember=True)))
     return run, run.result()
 
 

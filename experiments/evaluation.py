@@ -30,6 +30,7 @@ from llm.judges import FeatureJudge, Judge, ask_features, drain
 from llm.judges.bias import length_bias, words
 from llm.judges.config import identity
 from llm.policy import Policy, default_device
+from llm.precision import settled
 from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
 from slhf.errors import ConfigError, RunError
@@ -68,6 +69,10 @@ class Contestant:
     def second(self) -> str:
         """The name of its improvements."""
         return f"{self.title} Follower" if self.trained_follower else f"{self.title} as Follower"
+
+    def settled(self, record: Path) -> Contestant:
+        """The same with its weights' format as ``record`` says, see ``llm.precision.settled``."""
+        return replace(self, model=settled(self.model, self.title, record, default_device()))
 
     def load(self) -> Policy:
         """The policy."""
@@ -143,10 +148,13 @@ def evaluate(runs: list[TrainedRun], sweep: LanguageModelSweep, workplace: Workp
     }
     evaluation = Run.open(workplace.root, "evaluation", config)
     if not evaluation.finished:
-        contestants = [Contestant(BASE, "base", sweep.model), *map(contestant, runs)]
+        contestants = [
+            one.settled(evaluation.manifest) for one in (Contestant(BASE, "base", sweep.model), *map(contestant, runs))
+        ]
+        judge = workplace.judge(settled(sweep.judge, "judge", evaluation.manifest, default_device()), remember=True)
         prompts, folder = held_out_prompts(sweep), evaluation.path / "answers"
         examination = Examination(contestants, prompts, sweep.evaluation, sweep.seed, folder)
-        evaluation.finish(examine(examination, workplace.examiner))
+        evaluation.finish(examine(examination, judge))
     return evaluation.result()
 
 
@@ -166,7 +174,8 @@ def trained_contestant(title: str, algorithm: str, model: ModelConfig, saved: Pa
     """The policy of a checkpoint of a run of that algorithm."""
     follows, weights = algorithm == StackelbergGDA.name, saved / "adapter"
     if model.lora is None:  # all weights were trained, and the directory holds a whole model
-        return Contestant(title, algorithm, replace(model, name=str(weights)), None, follows)
+        own = "float32" if model.dtype == "auto" else model.dtype  # as they were trained
+        return Contestant(title, algorithm, replace(model, name=str(weights), dtype=own), None, follows)
     return Contestant(title, algorithm, model, weights, follows)
 
 

@@ -23,7 +23,8 @@ from llm import embedded
 from llm.data import PromptConfig, Split, load_prompts
 from llm.embedded import from_pretrained
 from llm.generation import TransformersGenerator
-from llm.policy import merged
+from llm.policy import default_device, merged
+from llm.precision import Dtype, resolve
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData
 from slhf.runs import derive_seed, write_directory, write_json
@@ -67,9 +68,11 @@ class Command:
     """alpaca_eval: longest answer in tokens; by default the run's, which can be short for AlpacaEval."""
     seed: int | None = None
     """alpaca_eval: of sampling; by default 0."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """lm_eval: of the merged weights. float32, the default, computes what base and adapter do; bfloat16 takes half the
-    space and loses updates smaller than a weight's last digit."""
+    dtype: Dtype | None = None
+    """Number format of the weights. alpaca_eval: while sampling; by default the run's own setting, else "auto":
+    bfloat16 where the device has units for it, else float32. lm_eval: as they are written; float32, the default,
+    computes what base and adapter do, bfloat16 takes half the space and loses updates smaller than a weight's last
+    digit."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,7 +86,7 @@ def work(command: Command) -> None:
     check_options(command)
     embedded.refuse_foreign_llm()
     found = contestants.resolve(title_of(command.run), command.run)
-    (one,) = contestants.sampled_alike([found], command.temperature, command.max_new_tokens)
+    (one,) = contestants.sampled_alike([found], command.temperature, command.max_new_tokens, command.dtype)
     print(to_alpaca_eval(one, command) if command.to == "alpaca_eval" else to_lm_eval(one, command))
 
 
@@ -94,10 +97,9 @@ def check_options(command: Command) -> None:
         ConfigError: naming them.
     """
     sampling = ("prompts", "split", "name", "temperature", "max_new_tokens", "seed")
-    other, foreign = ("lm_eval", ("dtype",)) if command.to == "alpaca_eval" else ("alpaca_eval", sampling)
-    idle = [key for key in foreign if getattr(command, key) is not None]
-    if idle:
-        raise ConfigError(f"--{', --'.join(key.replace('_', '-') for key in idle)}: only with --to {other}.")
+    idle = [key for key in sampling if getattr(command, key) is not None]
+    if idle and command.to == "lm_eval":
+        raise ConfigError(f"--{', --'.join(key.replace('_', '-') for key in idle)}: only with --to alpaca_eval.")
     if command.split is not None and Path(command.prompts or "embedded").suffix == ".json":
         raise ConfigError(f"--split {command.split}: {command.prompts} has no splits; all of it is answered.")
 
@@ -160,7 +162,7 @@ def to_lm_eval(one: Contestant, command: Command) -> str:
         raise ConfigError("The harness asks a model once and a Follower needs an answer to improve: use --role leader.")
     if command.out.exists():
         raise ConfigError(f"{command.out} exists; move it away or give another --out.")
-    dtype = command.dtype or "float32"
+    dtype = resolve(command.dtype or "float32", default_device())
     model = merged(one.model.name, one.adapter, dtype)
 
     def fill(path: Path) -> None:

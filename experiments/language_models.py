@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from llm.judges import FeatureJudge, Judge, RewardJudge, drain
 from llm.judges.config import JudgeConfig, identity
 from llm.judges.loading import load_judge
 from llm.policy import default_device
+from llm.precision import explain, settled
 from llm.reward import LinearReward, OwnReward, fit_reward
 from llm.train import train
 from slhf.algorithms import RLOO, Algorithm
@@ -37,18 +39,20 @@ class Workplace:
     """What the runs of one invocation share; models are loaded when first needed."""
 
     root: Path
+    _judge: tuple[Any, Judge] | None = None
 
-    judge_config: JudgeConfig
+    def judge(self, config: JudgeConfig, remember: bool = False) -> Judge:
+        """The judge that ``config`` describes; the last one is kept, a model's worth of memory.
 
-    @cached_property
-    def judge(self) -> Judge:
-        """The judge of training."""
-        return load_judge(self.judge_config, default_device())
-
-    @cached_property
-    def examiner(self) -> Judge:
-        """The same judge for evaluation, where the same answers meet many others."""
-        return load_judge(self.judge_config, default_device(), remember=True)
+        Args:
+            config: which, its ``dtype`` settled.
+            remember: for an evaluation, where the same answers meet many others.
+        """
+        asked = (config, remember)
+        if self._judge is None or self._judge[0] != asked:
+            self._judge = None  # freed before the next is loaded
+            self._judge = (asked, load_judge(config, default_device(), remember))
+        return self._judge[1]
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,10 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     Several processes train together. Then the first evaluates and reports; the others return None.
     """
     check(sweeps)
-    workplace = Workplace(out / sweeps[0].name, sweeps[0].judge)
+    workplace = Workplace(out / sweeps[0].name)
     if join(sweeps[0].train.timeout_minutes).first:
         announce(sweeps, workplace.root)
+        print_precision(sweeps[0])
     runs = {}
     for sweep in sweeps:
         for planned in runs_of(sweep):
@@ -78,7 +83,6 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     if not join(sweeps[0].train.timeout_minutes).first:
         return None
     trained_runs = with_titles(list(runs.values()))
-    workplace.__dict__.pop("judge", None)  # a model's worth of memory, which the examiner needs
     result = evaluation.evaluate(trained_runs, sweeps[0], workplace)
     return report.write(workplace.root, trained_runs, result)
 
@@ -112,6 +116,13 @@ def announce(sweeps: list[LanguageModelSweep], root: Path) -> None:
     write_plan(root, titles, asdict(sweeps[0].evaluation))
 
 
+def print_precision(sweep: LanguageModelSweep) -> None:
+    """Tell the user which number formats were chosen for them, and why."""
+    for config, what, trained in ((sweep.model, "Model", sweep.model.lora is None), (sweep.judge, "Judge", False)):
+        if line := explain(config, what, default_device(), trained):
+            print(line, file=sys.stderr)
+
+
 def titled_runs(sweeps: list[LanguageModelSweep], root: Path) -> list[TrainedRun]:
     """All runs of the sweeps, whether they are finished or not."""
     runs = {
@@ -131,7 +142,7 @@ def title_of(planned: PlannedRun) -> str:
 def tasks(sweeps: list[LanguageModelSweep], out: Path) -> list[Task]:
     """One task for each run that is not finished."""
     check(sweeps)
-    workplace = Workplace(out / sweeps[0].name, sweeps[0].judge)
+    workplace = Workplace(out / sweeps[0].name)
     announce(sweeps, workplace.root)
     return [
         (run.path.name, partial(train_task, planned, workplace))
@@ -175,28 +186,31 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
         with run.lock() if processes.first else nullcontext(), run.error_kept():
             start = time.perf_counter()
             prompts = load_prompts(sweep.prompts, "train")
-            reward = None
+            device = default_device()
+            config = processes.in_turn(lambda: settled(sweep.judge, "judge", run.manifest, device))
+            judge, reward = workplace.judge(config), None
             if isinstance(spec, RLOO):
-                reward = processes.in_turn(lambda: scalar_reward(sweep, workplace, run, prompts))
-            train(spec, workplace.judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
+                reward = processes.in_turn(lambda: scalar_reward(sweep, judge, run, prompts))
+            train(spec, judge, prompts, run, sweep.model, sweep.train, sweep.seed, reward)
             if processes.first:
                 run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
     return TrainedRun(spec, sweep, run, title_of(planned))
 
 
-def scalar_reward(sweep: LanguageModelSweep, workplace: Workplace, run: Run, prompts: list[str]) -> Reward:
+def scalar_reward(sweep: LanguageModelSweep, judge: Judge, run: Run, prompts: list[str]) -> Reward:
     """The judge's own reward; else its Bradley-Terry reward on pairs of base-model answers, kept in ``reward.json``.
 
     A resumed run reads the latter back: fitting again could move it by the judge's rounding.
     """
-    judge, path = workplace.judge, run.path / "reward.json"
+    path, device = run.path / "reward.json", default_device()
     if isinstance(judge, RewardJudge):
         return OwnReward(judge)
     if not isinstance(judge, FeatureJudge):  # check() has seen to it that sweeps do not come here
         raise ConfigError("RLOO needs a reward, and this judge has neither one nor features to fit one to.")
     if path.exists():
         return LinearReward.from_json(judge, json.loads(path.read_text(encoding="utf-8")))
-    policy = load_policy(sweep.model, None, 0, default_device())
+    model = settled(sweep.model, "model", run.manifest, device, trained=sweep.model.lora is None)
+    policy = load_policy(model, None, 0, device)
     asked = [prompts[i % len(prompts)] for i in range(sweep.reward.pairs)]
     session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in asked])
     session.repeat(2)

@@ -272,8 +272,9 @@ def adapted_layers(shape: Shape, model: ModelConfig) -> int:
 
 
 def bytes_per_number(sweep: LanguageModelSweep) -> int:
-    """b."""
-    return {"bfloat16": 2, "float32": 4}[sweep.model.dtype]
+    """b; "auto" as it is on the GPU that the plan is for."""
+    auto = 4 if sweep.model.lora is None else 2
+    return {"bfloat16": 2, "float32": 4, "auto": auto}[sweep.model.dtype]
 
 
 def cache_per_token(shape: Shape, width: int) -> int:

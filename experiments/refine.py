@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,7 @@ from llm.judges import ask
 from llm.judges.config import AttributeJudgeConfig
 from llm.judges.loading import load_judge
 from llm.policy import default_device
+from llm.precision import Dtype
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, require_at_least
 from slhf.runs import sync, write_json
@@ -74,6 +75,9 @@ class Command:
     """Sampling temperature; by default each run's own, else 0.7."""
     max_new_tokens: int | None = None
     """Longest answer in tokens; by default each run's own, else 128."""
+    dtype: Dtype | None = None
+    """Number format of the weights; by default each run's own setting, else "auto": bfloat16 where the device has units
+    for it, else float32."""
     batch_size: int = 8
     """Prompts at a time."""
     seed: int = 0
@@ -94,6 +98,17 @@ class Task:
     """None where the first answers are given."""
     follower: Contestant
     """The same object as the Leader if one model plays both roles."""
+
+    @property
+    def record(self) -> Path:
+        """The file beside the output that says how it is made."""
+        return self.command.out.with_name(f"{self.command.out.stem}.settings.json")
+
+    def settled(self) -> Task:
+        """With the number formats in which the output was begun."""
+        leader = self.leader and self.leader.settled(self.record)
+        follower = leader if self.follower is self.leader else self.follower.settled(self.record)
+        return replace(self, leader=leader, follower=follower)  # type: ignore[arg-type]
 
     def settings(self) -> dict[str, Any]:
         """All that the answers depend on, beside the prompts, as JSON: the weights by their digests."""
@@ -133,8 +148,8 @@ def run(command: Command) -> None:
     """Read, refine what is not yet there, and judge if asked to."""
     check_options(command)
     task = read_task(command)
-    with opened(command.out, task.settings()) as file:
-        done = resume(file, task)
+    with opened(task) as file:
+        done, task = resume(file, task), task.settled()
         if done < len(task.prompts):
             refine_rest(task, file, done)
     if command.judge:
@@ -168,7 +183,7 @@ def player(title: str, what: str, command: Command) -> Contestant:
     """Who plays a role, with the command's sampling settings, else its run's own, else the defaults."""
     found = contestants.resolve(title, what)
     longest = command.max_new_tokens or (None if found[1] else MAX_NEW_TOKENS)
-    return contestants.sampled_alike([found], command.temperature, longest)[0]
+    return contestants.sampled_alike([found], command.temperature, longest, command.dtype)[0]
 
 
 def read_prompts(source: str) -> Table:
@@ -202,14 +217,14 @@ def read_prompts(source: str) -> Table:
 
 
 @contextmanager
-def opened(out: Path, settings: dict[str, Any]) -> Iterator[IO[bytes]]:
+def opened(task: Task) -> Iterator[IO[bytes]]:
     """The output for reading and appending, ours alone, and begun with the same settings.
 
     Raises:
         RunError: another process writes it, or it was begun with other settings.
     """
+    out, beside, settings = task.command.out, task.record, task.settings()
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f"{out.stem}.settings.json")
     with out.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

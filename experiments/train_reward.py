@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 import tyro
@@ -27,6 +27,7 @@ from llm.data import SPLITS, Comparison, PreferenceConfig, Split, load_preferenc
 from llm.generation import TransformersGenerator  # noqa: E402
 from llm.judges.attributes import AttributeJudge  # noqa: E402
 from llm.policy import default_device  # noqa: E402
+from llm.precision import Dtype, settled  # noqa: E402
 from llm.reward_heads import RewardHeads  # noqa: E402
 from llm.reward_training import (  # noqa: E402
     SMALL,
@@ -91,8 +92,8 @@ class Command:
     """Rank of each head's adapter; its alpha is twice that."""
     layers: int | None = None
     """Adapt only the last so many layers; 0 for all."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the base model's weights."""
+    dtype: Dtype = "auto"
+    """Of the base model's weights: "auto" for bfloat16 where the device has units for it, else float32."""
     prompts: int | None = None
     """With --data embedded: how many prompts of each split to use; by default all."""
     answers: int | None = None
@@ -153,9 +154,8 @@ def run(command: Command) -> str:
                 raise InvalidData(
                     f"The splits have different attributes: {list(preferences[0])}, {list(preferences[1])}."
                 )
-            heads = RewardHeads.create(
-                command.model, list(preferences[0]), config.lora, command.dtype, device, command.seed
-            )
+            dtype = settled(command, "model", this.manifest, device).dtype
+            heads = RewardHeads.create(command.model, list(preferences[0]), config.lora, dtype, device, command.seed)
             dropped = train_heads(heads, train, config, this, command.seed)
             heads.save(this.path / "ensemble")
             rows, also = hold_out(heads, heldout, RESAMPLES, command.seed)
@@ -165,7 +165,7 @@ def run(command: Command) -> str:
                 "heldout": [asdict(row) for row in rows],
             }
             draw(this.path / "calibration.png", rows)
-            write_atomically(this.path / "report.md", report(command, config, result, this.path))
+            write_atomically(this.path / "report.md", report(command, config, dtype, result, this.path))
             this.finish(result)
             for leftover in checkpoint.find_all(this.path):
                 remove_directory(leftover)
@@ -286,7 +286,7 @@ def draw(path: Path, rows: Sequence[HeldOut]) -> None:
     figures.save(figure, path)
 
 
-def report(command: Command, config: RewardTrainConfig, result: dict[str, Any], path: Path) -> str:
+def report(command: Command, config: RewardTrainConfig, dtype: str, result: dict[str, Any], path: Path) -> str:
     """The whole of ``report.md``."""
     heads = ", ".join(result["train"])
     layers = "all layers" if config.lora.layers is None else f"the last {config.lora.layers} layers"
@@ -295,7 +295,7 @@ def report(command: Command, config: RewardTrainConfig, result: dict[str, Any], 
     )
     return f"""# Reward heads: {command.data}
 
-One LoRA reward head for each of {heads} on `{command.model}` ({command.dtype}): rank {config.lora.rank}, alpha
+One LoRA reward head for each of {heads} on `{command.model}` ({dtype}): rank {config.lora.rank}, alpha
 {config.lora.alpha:g}, {layers}; {config.epochs} epochs of {config.batch_size} conversations a step, learning rate
 {config.learning_rate:g} falling to zero, centring {config.centring:g}, seed {command.seed}.{left_out}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llm.lora import LoRA
+from llm.precision import Dtype
 from slhf.errors import InvalidParameter, require_at_least
 
 if TYPE_CHECKING:
@@ -22,14 +23,15 @@ class ModelConfig:
 
     name: str = "embedded"
     """"embedded" (SmolLM2-135M-Instruct), a directory, or a hub id."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the base weights; adapters are float32."""
+    dtype: Dtype = "auto"
+    """Of the base's weights: "auto" for bfloat16 where the device has units for it, else float32. Adapters are
+    float32."""
     temperature: float = 0.7
     """Sampling temperature, in training and evaluation."""
     max_new_tokens: int = 40
     """Longest answer, in tokens."""
     lora: LoRA | None = LoRA()
-    """Shape of the adapters; null trains all weights instead (dtype must be "float32"), with a frozen copy of them as
+    """Shape of the adapters; null trains all weights instead (in float32), with a frozen copy of them as
     the reference."""
     sharing: Literal["one", "two"] = "one"
     """"one": Leader and Follower share one adapter, and the timescale weighs the Follower's loss. "two": each has its

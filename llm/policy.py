@@ -26,6 +26,7 @@ from llm.embedded import from_pretrained
 from llm.linear import lighten
 from llm.logprobs import token_logprobs
 from llm.lora import LoRA, Sharing
+from llm.precision import Dtype, resolve
 from llm.trunk import frozen_layers, read_lower, read_upper
 from slhf.errors import ConfigError, InvalidParameter
 
@@ -125,7 +126,7 @@ class Policy:
         lora: LoRA | None = LoRA(),
         adapter: Path | None = None,
         temperature: float = 1.0,
-        dtype: str = "bfloat16",
+        dtype: Dtype = "auto",
         device: str = "cpu",
         seed: int = 0,
         sharing: Sharing = "one",
@@ -136,10 +137,10 @@ class Policy:
         Args:
             name: which base model.
             lora: the shape of a new adapter (it starts as the identity: policy = reference); None trains all
-                weights, and ``dtype`` must then be "float32".
+                weights, in float32.
             adapter: a directory that :meth:`save` wrote, to go on from; the reference is what it was.
             temperature: the sampling temperature.
-            dtype: of the base weights; adapters are float32.
+            dtype: of the base weights (see ``llm.precision``); adapters are float32.
             device: where to put it.
             seed: of the new adapters' random halves.
             sharing: one adapter for both roles, or one each.
@@ -150,13 +151,14 @@ class Policy:
             MissingResource: the model or an adapter is neither here nor to be had from the hub.
             ConfigError: an adapter does not fit the model or the other arguments.
         """
-        if lora is None and (dtype != "float32" or sharing == "two" or start_from is not None):
+        if lora is None and (dtype == "bfloat16" or sharing == "two" or start_from is not None):
             raise ConfigError(
                 f'Full fine-tuning (lora: null) needs dtype "float32" (small updates vanish in {dtype} weights), '
                 'sharing "one" (two roles would need two whole models) and no start_from (give that model\'s '
                 f"directory as name); got dtype {dtype!r}, sharing {sharing!r}, start_from {start_from}."
             )
-        base = from_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, dtype)).to(device)
+        weights = "float32" if lora is None else resolve(dtype, device)
+        base = from_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, weights)).to(device)
         tokenizer = from_pretrained(AutoTokenizer, name)
         if lora is None:
             frozen = copy.deepcopy(base).requires_grad_(False).eval()
@@ -172,7 +174,7 @@ class Policy:
         name: str,
         adapter: Path | None = None,
         temperature: float = 1.0,
-        dtype: str = "bfloat16",
+        dtype: Dtype = "auto",
         device: str = "cpu",
     ) -> Policy:
         """A model to be sampled and not trained: its own reference, with any ``adapter`` merged into its weights.
@@ -180,7 +182,7 @@ class Policy:
         Raises:
             MissingResource, ConfigError: as :func:`merged` does.
         """
-        model = merged(name, adapter, dtype).to(device)
+        model = merged(name, adapter, resolve(dtype, device)).to(device)
         return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model)
 
     @property

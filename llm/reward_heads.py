@@ -28,6 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 from llm.data import Message
 from llm.embedded import from_pretrained
 from llm.lora import LoRA
+from llm.precision import Dtype, resolve
 from llm.prefix_tree import Tree, TreeBatch, plant
 from llm.trunk import read_lower, read_upper
 from slhf.errors import ConfigError, MissingResource
@@ -81,7 +82,7 @@ class RewardHeads:
 
     @classmethod
     def create(
-        cls, base: str, attributes: Sequence[str], lora: LoRA, dtype: str, device: str, seed: int
+        cls, base: str, attributes: Sequence[str], lora: LoRA, dtype: Dtype, device: str, seed: int
     ) -> RewardHeads:
         """New heads, of which every reward is 0, on the model ``base`` ("embedded", a directory or a hub id).
 
@@ -100,8 +101,8 @@ class RewardHeads:
         return heads
 
     @classmethod
-    def load(cls, directory: Path, device: str) -> RewardHeads:
-        """What :meth:`save` wrote.
+    def load(cls, directory: Path, device: str, dtype: Dtype = "auto") -> RewardHeads:
+        """What :meth:`save` wrote, with the base's weights in ``dtype`` (see ``llm.precision``).
 
         Raises:
             MissingResource: there is no ensemble, or its base model is not to be had.
@@ -116,7 +117,7 @@ class RewardHeads:
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             lora = LoRA(**{**saved["lora"], "modules": tuple(saved["lora"]["modules"])})
-            base, dtype, attributes, signs = (saved[key] for key in ("base", "dtype", "attributes", "signs"))
+            base, attributes, signs = (saved[key] for key in ("base", "attributes", "signs"))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is not what training wrote: {type(error).__name__}: {error}.") from error
         if len(signs) != len(attributes) or not set(signs) <= {1, -1}:
@@ -134,7 +135,6 @@ class RewardHeads:
         lora = {**vars(self.lora), "modules": list(self.lora.modules)}
         record = {
             "base": self.base,
-            "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "attributes": list(self.attributes),
             "signs": list(self.signs),
             "lora": lora,
@@ -313,6 +313,7 @@ def _only_at(which: Tensor, layer: Any) -> Iterator[None]:
         del part.forward
 
 
-def _load_base(base: str, dtype: str, device: str) -> tuple[Any, Any]:
-    decoder = from_pretrained(AutoModel, base, dtype=getattr(torch, dtype)).to(device)
+def _load_base(base: str, dtype: Dtype, device: str) -> tuple[Any, Any]:
+    weights = getattr(torch, resolve(dtype, device))
+    decoder = from_pretrained(AutoModel, base, dtype=weights).to(device)
     return decoder, from_pretrained(AutoTokenizer, base)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +25,7 @@ from llm.generation import Generator, TransformersGenerator
 from llm.judges import Judge, drain
 from llm.optimise import make_optimizer, update
 from llm.policy import Policy
+from llm.precision import settled
 from llm.vllm_generator import VLLMGenerator, engine_for
 from slhf.algorithms import Algorithm
 from slhf.errors import ConfigError
@@ -74,8 +76,11 @@ def train(
         cpu=not torch.cuda.is_available(), log_with=list(config.trackers) or None, project_dir=str(run.path)
     )
     with run.lock() if processes.first else nullcontext():
+        device = str(accelerator.device)
+        settle = partial(settled, model, "model", run.manifest, device, trained=model.lora is None)
+        model = processes.in_turn(settle)
         saved = processes.agree(checkpoint.latest(run.path))
-        policy = load_policy(model, saved and saved / "adapter", derive_seed(seed, "adapter"), str(accelerator.device))
+        policy = load_policy(model, saved and saved / "adapter", derive_seed(seed, "adapter"), device)
         policy = shard(policy, processes)
         optimizer = make_optimizer(spec, policy, config)
         start, state = checkpoint.restore(saved, policy, optimizer) if saved else (0, {})

@@ -32,6 +32,7 @@ from llm.config import ModelConfig
 from llm.generation import Sample
 from llm.lora import LoRA
 from llm.policy import OWN, REFERENCE, Policy
+from llm.precision import Dtype, resolve
 from slhf.errors import ConfigError, MissingResource, TrainingError
 from slhf.runs import derive_seed
 
@@ -39,12 +40,12 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Adapter ranks that vLLM reserves room for."""
 
 
-def start_engine(name: str, dtype: str, lora: LoRA, context: int, memory: float = 0.4, **options: Any) -> Any:
+def start_engine(name: str, dtype: Dtype, lora: LoRA, context: int, memory: float = 0.4, **options: Any) -> Any:
     """A ``vllm.LLM`` that samples the base model ``name`` with adapters shaped like ``lora``.
 
     Args:
         name: "embedded", a directory, or a hub id.
-        dtype: of weights and adapters.
+        dtype: of weights and adapters; "auto" as ``llm.precision`` resolves it on the GPU.
         lora: the adapters' shape.
         context: the longest conversation, in tokens.
         memory: the share of the GPU's memory that is vLLM's; the trainer needs the rest.
@@ -64,7 +65,7 @@ def start_engine(name: str, dtype: str, lora: LoRA, context: int, memory: float 
         raise MissingResource("vLLM is not installed; see https://docs.vllm.ai for your hardware.") from error
     return vllm.LLM(
         model=str(embedded.model_path()) if name == "embedded" else name,
-        dtype=dtype,
+        dtype=resolve(dtype, "cuda"),
         enable_lora=True,
         lora_target_modules=list(lora.modules),
         max_lora_rank=next(rank for rank in RANKS if rank >= lora.rank),

@@ -102,6 +102,25 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def settle(record: Path, what: str, value: str) -> str:
+    """What was settled as ``what`` when the work began: ``value`` the first time, then what ``record`` says.
+
+    For choices that depend on the machine, and so are no part of a run's configuration and its hash, but must not
+    change when the work goes on elsewhere.
+
+    Args:
+        record: a JSON object in a file, such as a run's ``manifest.json``; it keeps the choice under "settled".
+        what: a name for the choice.
+        value: what would be chosen here.
+    """
+    known = json.loads(record.read_text(encoding="utf-8"))
+    settled = known.setdefault("settled", {})
+    if what not in settled:
+        settled[what] = value
+        write_json(record, known)
+    return settled[what]
+
+
 def environment() -> dict[str, Any]:
     """Versions, platform and commit: what is needed to explain a result, and nothing secret."""
     versions = {}
@@ -141,14 +160,20 @@ class Run:
                 edited manifest).
         """
         run = cls(cls.directory(root, name, config))
-        manifest = run.path / "manifest.json"
-        if manifest.exists():
-            known = json.loads(manifest.read_text(encoding="utf-8"))["config"]
+        if run.manifest.exists():
+            known = json.loads(run.manifest.read_text(encoding="utf-8"))["config"]
             if known != json.loads(json.dumps(config)):
-                raise RunError(f"{manifest} holds another configuration than this run's; move {run.path} away.")
+                raise RunError(f"{run.manifest} holds another configuration than this run's; move {run.path} away.")
         else:
-            write_json(manifest, {"config": config, "environment": environment(), "started": time.strftime("%FT%T%z")})
+            write_json(
+                run.manifest, {"config": config, "environment": environment(), "started": time.strftime("%FT%T%z")}
+            )
         return run
+
+    @property
+    def manifest(self) -> Path:
+        """The file that says what the run is, and where it began."""
+        return self.path / "manifest.json"
 
     @staticmethod
     def directory(root: Path, name: str, config: dict[str, Any]) -> Path:

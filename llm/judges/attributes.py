@@ -20,6 +20,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from llm import embedded
 from llm.judges.meter import Meter
+from llm.precision import Dtype, resolve
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 SENTENCES = re.compile(r".*[.!?][\"'”’)\]*]*(?=\s|$)", re.DOTALL)
@@ -47,18 +48,20 @@ class AttributeJudge:
 
     feature_names = ("relevance", "fluency", "positivity", "substance", "completeness", "concision")
 
-    def __init__(self, device: str = "cpu", remember: bool = False) -> None:
-        """``remember`` keeps the attributes of every text, for round robins that show the same texts again.
+    def __init__(self, device: str = "cpu", remember: bool = False, dtype: Dtype = "auto") -> None:
+        """The judge on a device, its language model in ``dtype`` (see ``llm.precision``).
 
-        Not for training: fluency is computed in bfloat16, whose last digit depends on which texts are read
-        together, and a resumed run does not remember what an uninterrupted one does.
+        ``remember`` keeps the attributes of every text, for round robins that show the same texts again. Not for
+        training: fluency's last digit depends on which texts are read together, and a resumed run does not remember
+        what an uninterrupted one does.
         """
         self.device, self.remember, self.meter = device, remember, Meter()
         encoder, model = embedded.sentence_encoder_path(), embedded.model_path()
+        weights = getattr(torch, resolve(dtype, device))
         self._encoder_tokenizer = AutoTokenizer.from_pretrained(encoder)
         self._encoder = AutoModel.from_pretrained(encoder).to(device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(model)
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).to(device).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=weights).to(device).eval()
         self._sentiment = SentimentIntensityAnalyzer()
         self._known: dict[tuple[str, str], np.ndarray] = {}
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
+from llm.precision import Dtype
 from slhf.errors import InvalidParameter, require_at_least
 
 PAIR_TEXT = "<|source|>{prompt}<|candidate1|>{a}<|candidate2|>{b}"
@@ -36,6 +37,9 @@ class AttributeJudgeConfig:
 
     kind: Literal["attributes"] = "attributes"
     rewards: ClassVar[bool] = True
+    dtype: Dtype = "auto"
+    """Of the language model that measures fluency: "auto" for bfloat16 where the device has units for it, else
+    float32."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class RewardEnsembleJudgeConfig:
     rewards: ClassVar[bool] = True
     preference: Literal["share", "mean_sigmoid"] = "share"
     """p(a > b) is the share of attributes on which a has the greater reward, or the mean of sigma(r(a) - r(b))."""
+    dtype: Dtype = "auto"
+    """Of the base's weights: "auto" for bfloat16 where the device has units for it, else float32. Heads are float32."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ class RewardModelJudgeConfig:
     """A directory or a hub id."""
     kind: Literal["reward_model"] = "reward_model"
     rewards: ClassVar[bool] = True
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights and of the computation."""
+    dtype: Dtype = "auto"
+    """Of the weights and of the computation: "auto" for bfloat16 where the device has units for it, else float32."""
     tokens_per_batch: int = 16_384
     """How many tokens, padding included, are read at a time; one text at least."""
 
@@ -79,8 +85,8 @@ class ClassifierJudgeConfig:
     """The text that it reads, with the fields {prompt}, {a} and {b}: as it was trained."""
     winner: Literal[0, 1] = 0
     """With two labels: the one which says that a is better than b."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights and of the computation."""
+    dtype: Dtype = "auto"
+    """Of the weights and of the computation: "auto" for bfloat16 where the device has units for it, else float32."""
     tokens_per_batch: int = 16_384
     """How many tokens, padding included, are read at a time; one text at least."""
 
@@ -99,8 +105,8 @@ class LocalLMJudgeConfig:
     rewards: ClassVar[bool] = False
     template: str = QUESTION
     """The question, with the fields {prompt}, {a} and {b}; the answers must be called A and B."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights and of the computation."""
+    dtype: Dtype = "auto"
+    """Of the weights and of the computation: "auto" for bfloat16 where the device has units for it, else float32."""
     tokens_per_batch: int = 16_384
     """How many tokens, padding included, are read at a time; one text at least."""
 

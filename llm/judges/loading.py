@@ -50,7 +50,7 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
     if isinstance(config, RewardEnsembleJudgeConfig):
         from llm.judges.reward_ensemble import RewardEnsembleJudge
 
-        return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember)
+        return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember, config.dtype)
     from llm.judges.attributes import AttributeJudge
 
-    return AttributeJudge(device, remember)
+    return AttributeJudge(device, remember, config.dtype)

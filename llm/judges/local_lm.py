@@ -24,6 +24,7 @@ from llm.judges.config import QUESTION, LocalLMJudgeConfig, check_template
 from llm.judges.sequences import check_lengths, context_length
 from llm.judges.two_orders import Shown, TwoOrderJudge
 from llm.microbatch import by_length
+from llm.precision import resolve
 from slhf.errors import ConfigError
 
 LETTERS = ("A", "B")
@@ -61,7 +62,8 @@ class LocalLMJudge(TwoOrderJudge):
             MissingResource: the model is neither here nor to be had from the hub.
             ConfigError: see ``__init__``.
         """
-        model = from_pretrained(AutoModelForCausalLM, config.model, dtype=getattr(torch, config.dtype)).to(device)
+        weights = getattr(torch, resolve(config.dtype, device))
+        model = from_pretrained(AutoModelForCausalLM, config.model, dtype=weights).to(device)
         tokenizer = from_pretrained(AutoTokenizer, config.model)
         return cls(model, tokenizer, config.template, config.tokens_per_batch, remember)
 

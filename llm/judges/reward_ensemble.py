@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from llm.judges.meter import Meter
 from llm.judges.sequences import check_lengths
+from llm.precision import Dtype
 from llm.reward_heads import RewardHeads
 
 READ_TOKENS = 2**11
@@ -42,9 +43,10 @@ class RewardEnsembleJudge:
         device: str = "cpu",
         preference: Literal["share", "mean_sigmoid"] = "share",
         remember: bool = False,
+        dtype: Dtype = "auto",
     ) -> RewardEnsembleJudge:
         """The judge in a directory that ``experiments/train_reward.py`` wrote; raises as ``RewardHeads.load``."""
-        return cls(RewardHeads.load(directory, device), preference, remember)
+        return cls(RewardHeads.load(directory, device, dtype), preference, remember)
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from llm.embedded import from_pretrained
 from llm.microbatch import by_length
+from llm.precision import Dtype, resolve
 from slhf.errors import ConfigError, JudgeError
 
 
@@ -26,14 +27,14 @@ class SequenceClassifier:
 
     @classmethod
     def load(
-        cls, name: str, labels: tuple[int, ...], dtype: str, device: str, tokens_per_batch: int
+        cls, name: str, labels: tuple[int, ...], dtype: Dtype, device: str, tokens_per_batch: int
     ) -> SequenceClassifier:
         """The model ``name``, a directory or a hub id.
 
         Args:
             name: which model.
             labels: how many labels it may have.
-            dtype: of weights and computation.
+            dtype: of weights and computation (see ``llm.precision``).
             device: where to put it.
             tokens_per_batch: how many tokens, padding included, are read at a time.
 
@@ -45,8 +46,9 @@ class SequenceClassifier:
         if found not in labels:
             wanted = " or ".join(map(str, labels))
             raise ConfigError(f"The judge's model {name!r} has {found} labels; this kind of judge needs {wanted}.")
+        weights = getattr(torch, resolve(dtype, device))
         model, report = from_pretrained(
-            AutoModelForSequenceClassification, name, dtype=getattr(torch, dtype), output_loading_info=True
+            AutoModelForSequenceClassification, name, dtype=weights, output_loading_info=True
         )
         if report["missing_keys"]:
             raise ConfigError(
