@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import evaluation, report
+from experiments import evaluation
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, PlannedRun, runs_of
+from experiments.reporting import report
 from experiments.reporting.record import TITLES, write_plan
 from llm import algorithms
 from llm.config import load_policy

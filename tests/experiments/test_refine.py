@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import refine as command
+from experiments import refining
 from llm import finite
 from llm.generation import TransformersGenerator
 from llm.policy import LoRA, Policy
@@ -197,7 +198,7 @@ def test_interrupted_anywhere_the_result_is_the_same_to_the_byte(tmp_path, run, 
     assert start(prompts, out, "--leader", run) == 0
     out.write_bytes(b"".join(lines[:kept]) + lines[kept][:7])
     asked = []
-    monkeypatch.setattr(command, "refine", lambda *a, **k: asked.append(k["first_row"]) or refine(*a, **k))
+    monkeypatch.setattr(refining, "refine", lambda *a, **k: asked.append(k["first_row"]) or refine(*a, **k))
     assert start(prompts, out, "--leader", run) == 0
     assert out.read_bytes() == whole.read_bytes()
     assert asked == [row for row in (0, 3, 6) if row + 3 > kept]
@@ -214,7 +215,7 @@ def test_rows_are_written_as_they_finish(tmp_path, run, monkeypatch, capsys):
             raise KeyboardInterrupt
         return refine(*arguments, **options)
 
-    monkeypatch.setattr(command, "refine", stopping)
+    monkeypatch.setattr(refining, "refine", stopping)
     assert start(prompts_file(tmp_path), out, "--leader", run) == 130
     assert calls == [0, 3, 6]
     assert "goes on where it stopped" in capsys.readouterr().err
@@ -237,7 +238,7 @@ class LongerIsBetter:
 
 
 def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatch, capsys):
-    monkeypatch.setattr(command, "load_judge", lambda *_, **__: LongerIsBetter())
+    monkeypatch.setattr(refining, "load_judge", lambda *_, **__: LongerIsBetter())
     out = tmp_path / "a.jsonl"
     assert start(prompts_file(tmp_path), out, "--leader", run, "--judge") == 0
     printed = capsys.readouterr().out
