@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None, prog: str = "python experiments/rep
 def work(command: Command) -> None:
     """Write the report, and print its headline."""
     if not command.runs_dir.is_dir():
-        raise InvalidData(f"There is no directory {command.runs_dir}; give run.py's --out, then the sweep's name.")
+        raise InvalidData(f"{command.runs_dir}: no such directory; give the sweep's, such as runs/quickstart.")
     from experiments.reporting import report  # here: it brings pandas and matplotlib
 
     print(report.headline(report.write_again(command.runs_dir, command.out)))

@@ -78,8 +78,8 @@ def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.stesp=3", r"Did you mean 'train\.steps'"),
-        ("timscale=3", "Did you mean 'timescale'"),
+        ("train.stesp=3", r"did you mean train\.steps"),
+        ("timscale=3", "did you mean timescale"),
         ("rloo.timescale=3", r"Unknown key 'rloo\.timescale'"),
         ("steps", "write key=value"),
         ("steps=", "write key=value"),
@@ -126,10 +126,10 @@ def test_a_whole_path_wins_over_a_last_part():
         ("- a", "must be a mapping"),
         ("kind: tabluar\nname: x\nalgorithms: [{name: rloo}]", "Unknown kind 'tabluar'"),
         ("name: x\nalgorithms: []", "algorithms is empty"),
-        ("name: x\nalgorithms: [{name: rlo}]", "Did you mean 'rloo'"),
-        ("name: x\nalgorithms: [{name: rloo, tua: 1}]", "Did you mean 'tau'"),
-        ("name: x\ntrian: {steps: 1}\nalgorithms: [{name: rloo}]", "Did you mean 'train'"),
-        ("name: x\ntrain: {step: 1}\nalgorithms: [{name: rloo}]", "Did you mean 'steps'"),
+        ("name: x\nalgorithms: [{name: rlo}]", "did you mean rloo"),
+        ("name: x\nalgorithms: [{name: rloo, tua: 1}]", "did you mean tau"),
+        ("name: x\ntrian: {steps: 1}\nalgorithms: [{name: rloo}]", "did you mean train"),
+        ("name: x\ntrain: {step: 1}\nalgorithms: [{name: rloo}]", "did you mean steps"),
         ("algorithms: [{name: rloo}]", "name"),
     ],
 )
@@ -141,5 +141,5 @@ def test_a_bad_file_is_named(tmp_path, text, message):
 
 
 def test_a_missing_file_lists_the_ones_there_are(tmp_path):
-    with pytest.raises(ConfigError, match=r"quickstart\.yaml"):
+    with pytest.raises(ConfigError, match=r"valid are .*quickstart"):
         load_sweep(tmp_path / "none.yaml")

@@ -92,8 +92,8 @@ def test_judges_of_two_orders_write_their_metrics(tmp_path, tiny, kind):
         (["judge.kind=local_lm"], "RLOO needs a scalar reward, and a judge of kind local_lm has none"),
         (["judge.kind=classifier", "judge.model=x"], "RLOO needs a scalar reward"),
         (["judge.kind=reward_model"], "judge.model is missing"),
-        (["judge.model=x"], "Did you mean 'judge.kind'"),
-        (["judge.kind=local_lm", "algorithms=[nash]"], "Did you mean 'nash_md'"),
+        (["judge.model=x"], "valid are judge.kind"),
+        (["judge.kind=local_lm", "algorithms=[nash]"], "did you mean nash_md"),
         (["judge.kind=local_lm", "judge.template=Which?"], "must have the fields"),
     ],
 )

@@ -519,5 +519,5 @@ def test_a_sweep_names_it(config):
     assert isinstance(load_judge(sweep.judge, "cpu"), ServerJudge)
     with pytest.raises(ConfigError, match=r"judge\.url is missing"):
         load_sweep(quickstart, ["judge.kind=server", "judge.model=m"])
-    with pytest.raises(ConfigError, match=r"'judge\.verdit'\. Did you mean 'judge\.verdict'"):
+    with pytest.raises(ConfigError, match=r"'judge\.verdit'; did you mean judge\.verdict"):
         load_sweep(quickstart, ["judge.kind=server", "judge.verdit=text"])
