@@ -34,16 +34,16 @@ class Command:
       python experiments/run.py
       python experiments/run.py --set steps=40 --set seed=0,1,2
       python experiments/run.py --set timescale=1,5,10
-      python experiments/run.py experiments/sweeps/finite_answers.yaml --set judge.matrix=mine.csv
-      python experiments/run.py experiments/sweeps/qwen2.5-7b.yaml --plan
+      python experiments/run.py finite_answers --set judge.matrix=mine.csv
+      python experiments/run.py qwen2.5-7b --plan
       python experiments/run.py --set seed=0,1,2 --executor slurm --slurm partition=gpu,gpus=1,timeout_min=600
-      torchrun --nproc_per_node 4 experiments/run.py experiments/sweeps/qwen2.5-7b.yaml
+      torchrun --nproc_per_node 4 -m experiments.run qwen2.5-7b
     """
 
     sweep: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help_behavior_hint="(default: the quickstart's)")] = (
         HERE / "sweeps" / "quickstart.yaml"
     )
-    """The sweep file; those of the project are in experiments/sweeps."""
+    """The sweep file, or the name of one of the project's own in experiments/sweeps."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE[,VALUE...]")] = ()
     """Override a key of the sweep, as often as needed; several values make several runs. A key is a path
     (train.steps), an algorithm's field (rloo.tau), or the last part alone where it is clear (steps)."""

@@ -17,7 +17,6 @@ from slhf.algorithms import ALGORITHMS, OMWU, SPO, StackelbergGDA
 from tabular import nash, solve_nlhf, solve_rlhf, solve_slhf
 from tabular.__main__ import main
 from tabular.commands import options
-from tabular.commands import COMMANDS
 from tabular.commands.run import field_docs
 from tabular.dynamics import run
 from tests.tabular.strategies import CONDORCET
