@@ -98,7 +98,7 @@ def shadows() -> Iterator[str]:
         place = ROOT if spec is None or spec.origin is None else Path(spec.origin).resolve().parent.parent
         if place != ROOT:
             yield f"`import {name}` finds {place / name} in place of {ROOT / name}: take {place} off PYTHONPATH"
-    library = Path(metadata.distribution("packaging").locate_file("")).resolve()
+    library = Path(str(metadata.distribution("packaging").locate_file(""))).resolve()
     added = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     for entry in added:
         if Path(entry).resolve() == library:

@@ -119,8 +119,8 @@ def usable_cores() -> int:
 def memory_bytes() -> tuple[int | None, int | None]:
     """(total, free for a new process) in bytes, with the limit of a container; None where the system does not tell."""
     if platform.system() == "Darwin":
-        total = _sysctl("hw.memsize").get("hw.memsize")
-        return (int(total) if total else None), None
+        size = _sysctl("hw.memsize").get("hw.memsize")
+        return (int(size) if size else None), None
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -110,7 +110,8 @@ def _slip(a: str, b: str) -> bool:
 
 def _distance(a: str, b: str) -> int:
     """Letters to insert, remove, replace or exchange with their neighbour (optimal string alignment)."""
-    before, row = [], list(range(len(b) + 1))
+    before: list[int] = []
+    row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         new = [i]
         for j, y in enumerate(b, 1):
