@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from experiments import places, process
 from llm import embedded
 from llm.precision import Dtype
-from slhf.errors import InvalidParameter, require_at_least
+from slhf.errors import InvalidParameter
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,12 @@ def check_options(command: Command) -> None:
     Raises:
         InvalidParameter: naming the option.
     """
-    require_at_least(command, rounds=2 if command.judge else 1, batch_size=1, max_new_tokens=1)
+    for name, least in (("rounds", 2 if command.judge else 1), ("batch_size", 1), ("max_new_tokens", 1)):
+        value = getattr(command, name)
+        if value is not None and value < least:
+            raise InvalidParameter(f"--{name.replace('_', '-')} {value}: must be at least {least}.")
     if command.temperature is not None and not command.temperature > 0:
-        raise InvalidParameter(f"Command.temperature = {command.temperature}: must be positive.")
+        raise InvalidParameter(f"--temperature {command.temperature}: must be positive.")
 
 
 if __name__ == "__main__":

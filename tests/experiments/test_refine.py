@@ -261,9 +261,9 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
         ([{"prompt": "x"}], ("--leader", "/no/such/model"), "Leader: there is no directory /no/such/model"),
         ([{"prompt": "x"}], ("--follower", "tests/nowhere"), "Follower: there is no directory tests/nowhere"),
         ([{"prompt": "x", "answer": "y"}], ("--follower", "tests/no"), "Follower: there is no directory tests/no"),
-        ([{"prompt": "x"}], ("--rounds", "0"), "Command.rounds = 0"),
-        ([{"prompt": "x"}], ("--temperature", "0"), "Command.temperature = 0.0: must be positive"),
-        ([{"prompt": "x"}], ("--rounds", "1", "--judge"), "Command.rounds = 1: must be at least 2"),
+        ([{"prompt": "x"}], ("--rounds", "0"), "--rounds 0: must be at least 1"),
+        ([{"prompt": "x"}], ("--temperature", "0"), "--temperature 0.0: must be positive"),
+        ([{"prompt": "x"}], ("--rounds", "1", "--judge"), "--rounds 1: must be at least 2"),
     ],
 )
 def test_wrong_input_is_one_line_and_a_status(tmp_path, capsys, rows, more, message):
