@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from experiments.config import LanguageModelSweep, build_algorithm, load_sweep, runs_of
@@ -143,3 +145,14 @@ def test_a_bad_file_is_named(tmp_path, text, message):
 def test_a_missing_file_lists_the_ones_there_are(tmp_path):
     with pytest.raises(ConfigError, match=r"valid are .*quickstart"):
         load_sweep(tmp_path / "none.yaml")
+
+
+def test_the_projects_own_sweeps_go_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_sweep(Path("quickstart")) == load_sweep(QUICKSTART)
+    games = {sweep.judge.matrix for sweep in load_sweep(Path("finite_answers"))}
+    assert all(Path(game).is_file() for game in games)
+    with pytest.raises(ConfigError, match=r"no sweep file quikstart; .* did you mean quickstart\?"):
+        load_sweep(Path("quikstart"))
+    (tmp_path / "quickstart").write_text("name: mine\nalgorithms: [{name: rloo}]\n")
+    assert load_sweep(Path("quickstart"))[0].name == "mine"
