@@ -21,6 +21,7 @@ import yaml
 
 from experiments import process
 from slhf.errors import ConfigError, MissingResource, RunError
+from slhf.extras import install_command
 
 Kind = Literal["local", "slurm"]
 Task = tuple[str, Callable[[], Any]]
@@ -60,7 +61,7 @@ def make_executor(kind: Kind, folder: Path, parameters: Mapping[str, Any]) -> An
     try:
         import submitit  # not at the top: an optional package
     except ImportError as error:
-        raise MissingResource("--executor needs the package submitit: pip install 'slhf[cluster]'.") from error
+        raise MissingResource(f"--executor needs the package submitit: {install_command('cluster')}") from error
     if kind == "local":
         parameters = {"timeout_min": A_MONTH, "gpus_per_node": torch.cuda.device_count(), **parameters}
     try:

@@ -8,7 +8,6 @@ set in each of them.
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -22,9 +21,10 @@ from llm.algorithms import by_name
 from llm.config import ModelConfig, TrainConfig
 from llm.data import PromptConfig
 from llm.judges.config import AttributeJudgeConfig, JudgeConfig
-from llm.policy import Sharing
+from llm.lora import Sharing
 from slhf.algorithms import Algorithm, StackelbergGDA
 from slhf.errors import ConfigError, InvalidData, require_at_least
+from slhf.names import advice
 from slhf.text import read_text
 
 
@@ -128,6 +128,9 @@ class FiniteAnswersSweep:
     train: TrainConfig = TrainConfig()
 
 
+SWEEPS = Path(__file__).resolve().parent / "sweeps"
+"""The project's own sweep files, which can be given by name: quickstart, qwen2.5-7b."""
+
 SHARINGS: dict[str, Sharing] = {sharing: sharing for sharing in get_args(Sharing)}
 
 Sweep = LanguageModelSweep | FiniteAnswersSweep
@@ -138,13 +141,14 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
     """The experiments of a sweep file: every combination of its ``grid`` and the overrides.
 
     Args:
-        path: a YAML file; its optional key ``grid`` maps keys to lists of values.
+        path: a YAML file, or the name of one in ``SWEEPS``; its optional key ``grid`` maps keys to lists of values.
         overrides: ``key=value`` or ``key=value1,value2,...``; they replace the file's own grid of that key.
 
     Raises:
         ConfigError: the file is missing or not a mapping, a key is unknown (with the nearest valid one), or
             a value has the wrong type.
     """
+    path = find_sweep(path)
     raw = _read(path)
     kind = _choose("kind", raw.get("kind", "language_model"), KINDS)
     grid = raw.pop("grid", {})
@@ -161,6 +165,20 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
             _assign(point, KINDS[kind], key, value)
         experiments.append(_validate(point, KINDS[kind], path))
     return experiments
+
+
+def find_sweep(given: Path) -> Path:
+    """The file itself, or the project's own sweep of that name.
+
+    Raises:
+        ConfigError: there is neither; with the nearest name, or all.
+    """
+    if given.is_file():
+        return given
+    own = {path.stem: path for path in sorted(SWEEPS.glob("*.yaml"))}
+    if str(given) not in own:
+        raise ConfigError(f"There is no sweep file {given}; of the project's own, {advice(given.stem, own)}")
+    return own[str(given)]
 
 
 def build_algorithm(entry: Mapping[str, Any]) -> Algorithm:
@@ -210,9 +228,6 @@ def runs_of(sweep: LanguageModelSweep) -> list[PlannedRun]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        known = ", ".join(str(p) for p in sorted((Path(__file__).parent / "sweeps").glob("*.yaml")))
-        raise ConfigError(f"There is no sweep file {path}. The project's own are: {known}.")
     try:
         raw = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, InvalidData) as error:
@@ -263,7 +278,7 @@ def _assign(raw: dict[str, Any], schema: type, key: str, value: Any) -> None:
     if not matches and not owners:
         names = [name for path in paths for name in (".".join(path), path[-1])]
         names += [part for name, _ in _algorithm_fields(raw) for part in (name, name.partition(".")[2])]
-        raise ConfigError(f"Unknown key {key!r}. {_nearest(key, list(dict.fromkeys(names)))}")
+        raise ConfigError(f"Unknown key {key!r}; {advice(key, names)}")
     for entry in owners:
         entry[key.rpartition(".")[2]] = value
     for path in matches:
@@ -319,7 +334,7 @@ def _check_keys(raw: Mapping[str, Any], schema: type, where: str) -> None:
     names = [field.name for field in fields(schema)]
     for key, value in raw.items():
         if key not in names:
-            raise ConfigError(f"{where}: unknown key {key!r}. {_nearest(str(key), names)}")
+            raise ConfigError(f"{where}: unknown key {key!r}; {advice(str(key), names)}")
         inner = _dataclass(hints[key], value) if isinstance(value, Mapping) else None
         if inner:
             _check_keys(value, inner, f"{where}: {key}")
@@ -358,10 +373,5 @@ def _convert(schema: type, raw: Mapping[str, Any], where: str) -> Any:
 
 def _choose(what: str, value: Any, options: Mapping[str, Any]) -> str:
     if not isinstance(value, str) or value not in options:
-        raise ConfigError(f"Unknown {what} {value!r}. {_nearest(str(value), list(options))}")
+        raise ConfigError(f"Unknown {what} {value!r}; {advice(str(value), options)}")
     return value
-
-
-def _nearest(key: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Valid ones: {', '.join(sorted(names))}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,16 +13,17 @@ from pydantic import TypeAdapter
 from transformers import AutoConfig
 
 from experiments.evaluation import Contestant, trained_contestant
+from experiments.places import find, run_of
 from llm import checkpoint
 from llm.config import ModelConfig
 from llm.data import PRESETS, PromptConfig
 from llm.embedded import from_pretrained
-from llm.policy import FOLLOWER, LoRA
+from llm.lora import LoRA
+from llm.policy import FOLLOWER
 from llm.precision import Dtype
-from slhf.errors import ConfigError, MissingResource, RunError
+from slhf.errors import ConfigError, RunError
 from slhf.text import read_text
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WEIGHTS = (".safetensors", ".bin")
 """How files of weights end."""
 
@@ -40,29 +40,15 @@ def resolve(title: str, what: str) -> tuple[Contestant, bool]:
         MissingResource: there is no such directory or model.
         ConfigError, RunError: the directory is not one of these.
     """
-    path = Path(what).expanduser()
-    if path.is_dir():
-        run = run_of(path)
-        if run is not None:
-            return of_run(title, run, path), True
-        if (path / "adapter_config.json").is_file():
-            return of_adapter(title, path), False
-        if not (path / "config.json").is_file():
-            raise ConfigError(
-                f"{title}: {path} is neither a run (manifest.json), an adapter (adapter_config.json) nor a model "
-                "(config.json)."
-            )
-        return Contestant(title, title, as_is(str(path))), False
-    beside = "/" in what and Path(what.split("/")[0]).is_dir()
-    if what != "embedded" and (path.exists() or beside or not HUB_ID.fullmatch(what)):
-        raise MissingResource(f"{title}: there is no directory {what}.")
-    return Contestant(title, title, as_is(what)), False
-
-
-def run_of(path: Path) -> Path | None:
-    """The run directory that ``path`` is, or is in as a checkpoint or its adapter; None outside of one."""
-    places = [path, *path.absolute().parents[:2]]
-    return next((place for place in places if (place / "manifest.json").is_file()), None) if path.is_dir() else None
+    path = find(title, what)
+    if path is None:
+        return Contestant(title, title, as_is(what)), False
+    run = run_of(path)
+    if run is not None:
+        return of_run(title, run, path), True
+    if (path / "adapter_config.json").is_file():
+        return of_adapter(title, path), False
+    return Contestant(title, title, as_is(str(path))), False
 
 
 def prompts_as_trained(source: str, places: Sequence[str]) -> PromptConfig:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pandas as pd
 import tyro
 import yaml
 
@@ -16,36 +14,13 @@ if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments import contestants, process
-from experiments.config import EvaluationConfig, build_judge
-from experiments.evaluation import Examination, examine
+from experiments import places, process
+from experiments.config import build_judge
 from llm import embedded
-from llm.data import Split, load_prompts
-from llm.data.prompts import described
-from llm.judges.config import JudgeConfig, identity, load_judge
-from llm.lengths import Player, fitting
-from llm.policy import default_device
-from llm.precision import Dtype, settled
+from llm.data import Split
+from llm.judges.config import JudgeConfig
+from llm.precision import Dtype
 from slhf.errors import ConfigError
-from slhf.runs import Run, write_atomically
-
-SECTIONS = {
-    "win_rates": ("Preference for the row over the column", "row", "column"),
-    "length_control": ("The same at equal lengths", "row", "column"),
-    "refinement": ("Rounds of refinement against {base}'s first answers", "policy", "round"),
-    "leader_follower": ("Preference for the column's reply over the row's answer that it saw", "leader", "follower"),
-    "parity": (
-        "Against {base}'s first answers, by number of generations (best of n is optimistic)",
-        "name",
-        "generations",
-    ),
-    "selection": (
-        "The choice among samples (column) against {base}'s first answers (optimistic)",
-        "method",
-        "candidates",
-    ),
-}
-"""What is shown of a result: heading, rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -103,49 +78,23 @@ class Command:
     """Print the whole result as JSON instead of tables."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python experiments/evaluate.py") -> int:
     """The exit status, see :func:`experiments.process.command`."""
-    return process.command(Command, "evaluate.py", work, arguments, "the same command goes on with the answers it has.")
+    return process.command(Command, prog, work, arguments, "the same command goes on with the answers it has.")
 
 
 def work(command: Command) -> None:
     """Let them meet, and print the result."""
-    process.prepare()
     embedded.refuse_foreign_llm()
-    run, result = evaluate(command)
-    text = tables(result)
-    write_atomically(run.path / "report.md", text)
-    print(json.dumps(result, indent=2) if command.json else f"\n{text}\nResult: {run.path / 'finished.json'}")
-
-
-def evaluate(command: Command) -> tuple[Run, dict[str, Any]]:
-    """The result, read back if the evaluation is finished."""
     named = [name_and_place(text) for text in command.contestants]
-    found = [contestants.resolve(*pair) for pair in named]
-    if len(found) < 2:
+    for name, what in named:
+        places.find(name, what)
+    if len(named) < 2:
         raise ConfigError("An evaluation needs at least two contestants, each NAME=WHAT.")
-    taking_part = contestants.sampled_alike(found, command.temperature, command.max_new_tokens, command.dtype)
     judge = read_judge(command.judge)
-    prompts = load_prompts(contestants.prompts_as_trained(command.prompts, [what for _, what in named]), command.split)
-    players = [Player.named(model) for model in dict.fromkeys(one.model for one in taking_part)]
-    prompts = [prompts[i] for i in fitting(prompts, players)]
-    count = len(prompts) if command.count is None else command.count
-    if count > len(prompts):
-        raise ConfigError(f"--count {count}, but {command.prompts} has {len(prompts)} prompts of {command.split}.")
-    names = ("rounds", "resamples", "leader_follower", "parity", "samples", "length_control")
-    settings = EvaluationConfig(prompts=count, **{name: getattr(command, name) for name in names})
-    who = [
-        {"title": one.title, "model": asdict(one.model), "weights": contestants.fingerprint(one)} for one in taking_part
-    ]
-    config = {"contestants": who, "judge": identity(judge), "prompts": described(prompts[:count])}
-    run = Run.open(command.out, "evaluation", {**config, "evaluation": asdict(settings), "seed": command.seed})
-    with run.lock():
-        if not run.finished:
-            present = [one.settled(run.manifest) for one in taking_part]
-            exam = Examination(present, prompts[:count], settings, command.seed, run.path / "answers")
-            its = settled(judge, "judge", run.manifest, default_device())
-            run.finish(examine(exam, load_judge(its, default_device(), remember=True)))
-    return run, run.result()
+    from experiments import meeting  # here: it brings torch and transformers, and nothing above needs them
+
+    print(meeting.work(command, named, judge))
 
 
 def name_and_place(text: str) -> tuple[str, str]:
@@ -169,34 +118,6 @@ def read_judge(text: str) -> JudgeConfig:
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
             raise ConfigError(f"--judge {text}: {value} is not YAML: {' '.join(str(error).split())}") from error
     return build_judge(settings)
-
-
-def tables(result: dict[str, Any]) -> str:
-    """The result as Markdown; each cell is ``mean [low, high]``."""
-    base = result["win_rates"][0]["row"]
-    parts = [f"{len(result['prompts'])} prompts; 95 % bootstrap intervals over prompts."]
-    for key, (heading, row, column) in SECTIONS.items():
-        if key in result:
-            frame = pd.DataFrame(result[key])
-            if key == "parity":
-                frame["name"] = frame["policy"] + ", " + frame["method"]
-            parts += [f"## {heading.format(base=base)}", pivot(frame, row, column)]
-    if "cycles" in result:
-        facts = {key: value for key, value in result["cycles"].items() if value is not None}
-        parts += ["## Cycles among samples", "\n".join(f"- {key}: {value}" for key, value in facts.items())]
-        agreement = pd.DataFrame({row["concept"]: row["agrees_with"] for row in result["concepts"]})
-        parts += ["## How far the concepts choose the same texts", agreement.to_markdown(floatfmt=".2f")]
-    return "\n\n".join(parts) + "\n"
-
-
-def pivot(frame: pd.DataFrame, row: str, column: str) -> str:
-    """One cell for each pair, in order of first appearance."""
-    cells = [f"{r['mean']:.3f} [{r['low']:.2f}, {r['high']:.2f}]" for r in frame.to_dict("records")]
-    table = frame.assign(cell=cells).pivot(index=row, columns=column, values="cell")
-    rows, columns = frame[row].unique(), frame[column].unique()
-    if set(rows) == set(columns):
-        columns = rows
-    return table.loc[rows, columns].fillna("–").rename_axis(index=None, columns=None).to_markdown()
 
 
 if __name__ == "__main__":

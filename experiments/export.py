@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
-from tqdm import tqdm
-from transformers import AutoTokenizer
 
 if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments import contestants, process
-from experiments.evaluation import Contestant
+from experiments import places, process
 from llm import embedded
-from llm.data import PromptConfig, Split, load_prompts
-from llm.data.sources import open_source, suffix_of
-from llm.embedded import from_pretrained
-from llm.generation import TransformersGenerator
-from llm.lengths import Player, fitting
-from llm.policy import default_device, merged
-from llm.precision import Dtype, resolve
-from llm.refine import refine
+from llm.data import Split
+from llm.precision import Dtype
 from slhf.errors import ConfigError
-from slhf.runs import derive_seed, write_directory, write_json
-
-AT_ONCE = 64
-"""Prompts answered together."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +62,19 @@ class Command:
     digit."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python experiments/export.py") -> int:
     """The exit status, see :func:`experiments.process.command`."""
-    return process.command(Command, "export.py", work, arguments, "nothing was written.")
+    return process.command(Command, prog, work, arguments, "nothing was written.")
 
 
 def work(command: Command) -> None:
     """Write the export, and print the command that uses it."""
-    process.prepare()
     check_options(command)
     embedded.refuse_foreign_llm()
-    found = contestants.resolve(title_of(command.run), command.run)
-    (one,) = contestants.sampled_alike([found], command.temperature, command.max_new_tokens, command.dtype)
-    print(to_alpaca_eval(one, command) if command.to == "alpaca_eval" else to_lm_eval(one, command))
+    places.find(title_of(command.run), command.run)
+    from experiments import exporting  # here: it brings torch and transformers, and nothing above needs them
+
+    print(exporting.work(command, title_of(command.run)))
 
 
 def check_options(command: Command) -> None:
@@ -106,71 +92,7 @@ def check_options(command: Command) -> None:
 def title_of(what: str) -> str:
     """The name of the run's directory, also for a checkpoint in it; of anything else its own."""
     path = Path(what).expanduser()
-    return (contestants.run_of(path) or path).resolve().name
-
-
-def to_alpaca_eval(one: Contestant, command: Command) -> str:
-    """Write the model outputs; returns the command that evaluates them."""
-    prompts = contestants.prompts_as_trained(command.prompts or "embedded", [command.run])
-    rows = instructions(prompts, command.split)
-    policy = one.load()
-    generator, rounds = TransformersGenerator(policy), 2 if command.role == "follower" else 1
-    player = Player.of(policy, one.model.max_new_tokens, follows=rounds > 1)
-    rows = [rows[i] for i in fitting([row["instruction"] for row in rows], [player])]
-    generator_name = command.name or f"{one.title} {command.role}"
-    outputs: list[dict[str, Any]] = []
-    for start in tqdm(range(0, len(rows), AT_ONCE), desc="answers", unit="batch"):
-        batch = rows[start : start + AT_ONCE]
-        seed = derive_seed(command.seed or 0, "alpaca_eval", start)
-        asked = [row["instruction"] for row in batch]
-        texts = refine(policy, generator, asked, rounds, one.model.max_new_tokens, seed)[-1]
-        outputs += [
-            {**row, "output": text, "generator": generator_name} for row, text in zip(batch, texts, strict=True)
-        ]
-    write_json(command.out, outputs)
-    return f"alpaca_eval --model_outputs {shlex.quote(str(command.out))}"
-
-
-def instructions(prompts: PromptConfig, split: Split | None) -> list[dict[str, str]]:
-    """Rows with "instruction" and "dataset": all of AlpacaEval's own file, which has both; else of the data set "slhf".
-
-    Raises:
-        InvalidData: the file cannot be read, an instruction is missing or empty, or there are no such prompts.
-        ConfigError: a split is asked for of AlpacaEval's own file.
-    """
-    source = prompts.source
-    table = open_source(source)[0] if suffix_of(Path(source)) == ".json" else None
-    if table is None or not table.has("instruction", "dataset"):
-        return [{"dataset": "slhf", "instruction": prompt} for prompt in load_prompts(prompts, split or "heldout")]
-    if split is not None:
-        raise ConfigError(f"--split {split}: {source} is AlpacaEval's and has no splits; all of it is answered.")
-    rows = list(zip(table.texts("dataset"), table.texts("instruction"), strict=True))
-    for row, (_, text) in enumerate(rows):
-        if not text.strip():
-            raise table.malformed(row, "instruction", "is empty")
-    return [{"dataset": dataset, "instruction": text} for dataset, text in rows]
-
-
-def to_lm_eval(one: Contestant, command: Command) -> str:
-    """Write the merged model; returns the command that evaluates it on IFEval.
-
-    Raises:
-        ConfigError: the role is the Follower's, or something is already at ``out``.
-    """
-    if command.role == "follower":
-        raise ConfigError("The harness asks a model once and a Follower needs an answer to improve: use --role leader.")
-    if command.out.exists():
-        raise ConfigError(f"{command.out} exists; move it away or give another --out.")
-    dtype = resolve(command.dtype or "float32", default_device())
-    model = merged(one.model.name, one.adapter, dtype)
-
-    def fill(path: Path) -> None:
-        model.save_pretrained(path)
-        from_pretrained(AutoTokenizer, one.model.name).save_pretrained(path)
-
-    write_directory(command.out, fill)
-    model_args = shlex.quote(f"pretrained={command.out},dtype={dtype}")
-    return f"lm_eval --model hf --model_args {model_args} --tasks ifeval --apply_chat_template --batch_size auto"
+    return (places.run_of(path) or path).resolve().name
 
 
 if __name__ == "__main__":

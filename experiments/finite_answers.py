@@ -20,7 +20,8 @@ from llm.algorithms import check
 from llm.config import ModelConfig
 from llm.distributed import gathered, join
 from llm.judges.matrix import MatrixJudge
-from llm.policy import LoRA, Policy
+from llm.lora import LoRA
+from llm.policy import Policy
 from llm.reward import LinearReward, fit_reward
 from llm.train import train
 from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import evaluation, report
+from experiments import evaluation
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, PlannedRun, runs_of
+from experiments.reporting import report
 from experiments.reporting.record import TITLES, write_plan
 from llm import algorithms
 from llm.config import load_policy
@@ -23,7 +24,8 @@ from llm.distributed import join
 from llm.experience import Reward
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, RewardJudge, drain
-from llm.judges.config import JudgeConfig, identity, load_judge
+from llm.judges.config import JudgeConfig, identity
+from llm.judges.loading import load_judge
 from llm.lengths import Player, fitting
 from llm.policy import default_device
 from llm.precision import explain, settled

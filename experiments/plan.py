@@ -56,7 +56,7 @@ from llm.config import ModelConfig
 from llm.data import load_prompts
 from llm.judges.config import AttributeJudgeConfig
 from llm.logprobs import CHUNK_LOGITS_GPU
-from llm.policy import LoRA, Sharing
+from llm.lora import LoRA, Sharing
 from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.errors import ConfigError
 

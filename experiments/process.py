@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,23 +18,31 @@ from slhf.errors import SLHFError
 
 C = TypeVar("C")
 
+SCRIPT = re.compile(r"python experiments/\w+\.py")
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's mallopt(3)."""
 
 
-def command(
-    kind: type[C], script: str, work: Callable[[C], None], arguments: list[str] | None, interrupted: str
-) -> int:
-    """Read a script's arguments into ``kind`` and do its work.
+def command(kind: type[C], prog: str, work: Callable[[C], None], arguments: list[str] | None, interrupted: str) -> int:
+    """Read a command's arguments into ``kind`` and do its work.
+
+    Args:
+        kind: a dataclass, whose docstring is the help. Its examples start with ``python experiments/SCRIPT.py``, and
+            are shown as ``prog`` was typed.
+        prog: what was typed: that, or ``slhf NAME``.
+        work: what to do.
+        arguments: those of the command line if None.
+        interrupted: what is left to do after Ctrl-C.
 
     Returns:
-        The exit status: 0; 1 after an error, which is one line on standard error; 130 when interrupted, and then
-        ``interrupted`` says what is left to do.
+        The exit status: 0; 1 after an error, which is one line on standard error; 130 when interrupted.
     """
     help_text = inspect.cleandoc(kind.__doc__ or "")  # tyro's own reading of it drops the examples
+    help_text = SCRIPT.sub(prog, help_text) if SCRIPT.fullmatch(prog) is None else help_text
     try:
         try:
-            work(tyro.cli(kind, args=arguments, prog=f"python experiments/{script}", description=help_text))
+            work(tyro.cli(kind, args=arguments, prog=prog, description=help_text))
         finally:
             _flush_output()
     except (SLHFError, OSError) as error:  # OSError: an output folder that cannot be written, a full disk

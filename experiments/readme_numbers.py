@@ -16,8 +16,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from experiments import process  # noqa: E402
-from experiments.report import headline_text  # noqa: E402
 from experiments.reporting.record import SweepRecord, read_sweep  # noqa: E402
+from experiments.reporting.report import headline_text  # noqa: E402
 from slhf.errors import InvalidData  # noqa: E402
 from slhf.runs import write_atomically  # noqa: E402
 
@@ -44,7 +44,7 @@ class Command:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status, see :func:`experiments.process.command`."""
-    return process.command(Command, "readme_numbers.py", work, arguments, "start it again.")
+    return process.command(Command, "python experiments/readme_numbers.py", work, arguments, "start it again.")
 
 
 def work(command: Command) -> None:

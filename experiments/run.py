@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +14,9 @@ if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(HERE.parent))
 
-from experiments import cluster, finite_answers, language_models, plan, process, report  # noqa: E402
-from experiments.config import FiniteAnswersSweep, LanguageModelSweep, Sweep, load_sweep  # noqa: E402
+from experiments import process  # noqa: E402
+from experiments.config import load_sweep  # noqa: E402
 from llm import embedded  # noqa: E402
-from llm.distributed import join  # noqa: E402
 from slhf.errors import ConfigError  # noqa: E402
 
 
@@ -37,16 +34,16 @@ class Command:
       python experiments/run.py
       python experiments/run.py --set steps=40 --set seed=0,1,2
       python experiments/run.py --set timescale=1,5,10
-      python experiments/run.py experiments/sweeps/finite_answers.yaml --set judge.matrix=mine.csv
-      python experiments/run.py experiments/sweeps/qwen2.5-7b.yaml --plan
+      python experiments/run.py finite_answers --set judge.matrix=mine.csv
+      python experiments/run.py qwen2.5-7b --plan
       python experiments/run.py --set seed=0,1,2 --executor slurm --slurm partition=gpu,gpus=1,timeout_min=600
-      torchrun --nproc_per_node 4 experiments/run.py experiments/sweeps/qwen2.5-7b.yaml
+      torchrun --nproc_per_node 4 -m experiments.run qwen2.5-7b
     """
 
     sweep: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help_behavior_hint="(default: the quickstart's)")] = (
         HERE / "sweeps" / "quickstart.yaml"
     )
-    """The sweep file; those of the project are in experiments/sweeps."""
+    """The sweep file, or the name of one of the project's own in experiments/sweeps."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE[,VALUE...]")] = ()
     """Override a key of the sweep, as often as needed; several values make several runs. A key is a path
     (train.steps), an algorithm's field (rloo.tau), or the last part alone where it is clear (steps)."""
@@ -66,21 +63,19 @@ class Command:
     them on a cluster."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python experiments/run.py") -> int:
     """The exit status, see :func:`experiments.process.command`."""
-    return process.command(Command, "run.py", work, arguments, "the same command goes on from the last checkpoint.")
+    return process.command(Command, prog, work, arguments, "the same command goes on from the last checkpoint.")
 
 
 def work(command: Command) -> None:
     """Run the sweep, or print its plan."""
-    process.prepare()
     embedded.refuse_foreign_llm()
     sweeps = load_sweep(command.sweep, command.set)
     check_options(command)
-    if command.plan:
-        print(show_plan(sweeps, command.json))
-        return
-    result = run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out)
+    from experiments import sweeping  # here: it brings torch and transformers, and nothing above needs them
+
+    result = sweeping.work(command, sweeps)
     if result is not None:
         print(result)
 
@@ -97,48 +92,6 @@ def check_options(command: Command) -> None:
         raise ConfigError("--slurm goes with --executor slurm.")
     if command.at_once is not None and (command.executor is None or command.at_once < 1):
         raise ConfigError("--at-once is a number of jobs, at least 1, and goes with --executor.")
-
-
-def run_here(sweeps: list[Sweep], out: Path) -> str | None:
-    """Train, evaluate and report, one run after another; returns what to print, None in all processes but the first."""
-    if isinstance(sweeps[0], FiniteAnswersSweep):
-        games = [sweep for sweep in sweeps if isinstance(sweep, FiniteAnswersSweep)]
-        results = finite_answers.run_sweep(games, out)
-        return json.dumps(results, indent=2) if join(games[0].train.timeout_minutes).first else None
-    path = language_models.run_sweep(language_model_sweeps(sweeps), out)
-    return None if path is None else report.headline(path)
-
-
-def run_as_jobs(sweeps: list[Sweep], command: Command) -> str:
-    """The same with a job for each unfinished run, and one for the rest after them."""
-    kind, out = command.executor, command.out.resolve()
-    assert kind is not None
-    at_once = command.at_once or (1 if kind == "local" else None)
-    if isinstance(sweeps[0], FiniteAnswersSweep):
-        games = [sweep for sweep in sweeps if isinstance(sweep, FiniteAnswersSweep)]
-        tasks = finite_answers.tasks(games, out)
-    else:
-        tasks = language_models.tasks(language_model_sweeps(sweeps), out)
-    executor = cluster.make_executor(kind, out / "jobs", cluster.parse_parameters(command.slurm))
-    cluster.run_jobs(tasks, executor, cluster.POLL_SECONDS[kind], at_once)
-    last: list[cluster.Task] = [("evaluation and report", partial(run_here, sweeps, out))]
-    return cluster.run_jobs(last, executor, cluster.POLL_SECONDS[kind])[0]
-
-
-def show_plan(sweeps: list[Sweep], as_json: bool) -> str:
-    """The estimates of all runs, as a table or JSON."""
-    estimates = plan.plan(language_model_sweeps(sweeps))
-    if as_json:
-        return json.dumps([estimate.to_json() for estimate in estimates], indent=2)
-    return plan.table(estimates)
-
-
-def language_model_sweeps(sweeps: list[Sweep]) -> list[LanguageModelSweep]:
-    """The sweeps, which must all be of that kind."""
-    found = [sweep for sweep in sweeps if isinstance(sweep, LanguageModelSweep)]
-    if len(found) < len(sweeps):
-        raise ConfigError("--plan is for sweeps of kind language_model; finite answers fit on any machine.")
-    return found
 
 
 if __name__ == "__main__":

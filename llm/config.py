@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from llm.policy import LoRA, Policy
+from llm.lora import LoRA
 from llm.precision import Dtype
 from slhf.errors import InvalidParameter, require_at_least
+
+if TYPE_CHECKING:
+    from llm.policy import Policy
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """What ``TrainConfig.trackers`` may name; each is a package of the same name."""
@@ -102,6 +105,8 @@ class TrainConfig:
 
 def load_policy(model: ModelConfig, adapter: Path | None, seed: int, device: str) -> Policy:
     """The policy a run trains or an evaluation samples: ``model`` with a trained adapter or a new one."""
+    from llm.policy import Policy  # here: it brings torch, which settings are read without
+
     return Policy.load(
         model.name,
         model.lora,

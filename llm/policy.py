@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -25,15 +25,13 @@ from llm.chat import Chat, Role
 from llm.embedded import from_pretrained
 from llm.linear import lighten
 from llm.logprobs import token_logprobs
+from llm.lora import LoRA, Sharing
 from llm.precision import Dtype, resolve
 from llm.trunk import frozen_layers, read_lower, read_upper
-from slhf.errors import ConfigError, InvalidParameter, require_at_least
+from slhf.errors import ConfigError, InvalidParameter
 
 Segment = tuple[list[int], Role | None]
 """Token ids and who chose them; ``None`` for text nobody is credited with (prompts, turns)."""
-
-Sharing = Literal["one", "two"]
-"""Whether the roles share one set of trained parameters or have one each."""
 
 OWN, FOLLOWER, REFERENCE = "default", "follower", "reference"
 """Names of adapters: of the Leader (and of the Follower, where they share it), of the Follower, and of the reference
@@ -43,23 +41,6 @@ when training started from an adapter; without one, REFERENCE stands for the unt
 def default_device() -> str:
     """ "cuda" where there is one, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """Which low-rank adapters to train."""
-
-    rank: int = 16
-    """Rank r of each adapter."""
-    alpha: float = 32.0
-    """The adapter's output is scaled by alpha / rank."""
-    layers: int | None = None
-    """Adapt only the last so many transformer layers (the backward pass stops below them); null for all."""
-    modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the linear modules to adapt; the default is every one of a Llama or Qwen layer."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, rank=1)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
-
 from slhf import hardware
 from slhf.runs import settle
 
@@ -32,6 +30,8 @@ def resolve(dtype: Dtype, device: str) -> Dtype:
 def has_units(device: str) -> bool:
     """Whether a device ("cpu", "cuda", "mps") multiplies bfloat16 numbers in hardware."""
     if device.startswith("cuda"):
+        import torch  # here: settings are read without it
+
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and bool(hardware.has_bfloat16_units())
 

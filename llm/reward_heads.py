@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from llm.data import Message
 from llm.embedded import from_pretrained
-from llm.policy import LoRA
+from llm.lora import LoRA
 from llm.precision import Dtype, resolve
 from llm.prefix_tree import Tree, TreeBatch, plant
 from llm.trunk import read_lower, read_upper

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from llm import checkpoint
 from llm.data import Comparison, Message
 from llm.evaluate import LEVEL
-from llm.policy import LoRA
+from llm.lora import LoRA
 from llm.prefix_tree import Tree, TreeBatch, plant
 from llm.reward_heads import RewardHeads, batches
 from slhf.errors import InvalidData, InvalidParameter, TrainingError, require_at_least

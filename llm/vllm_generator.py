@@ -30,7 +30,8 @@ from llm import embedded
 from llm.chat import Role
 from llm.config import ModelConfig
 from llm.generation import Sample
-from llm.policy import OWN, REFERENCE, LoRA, Policy
+from llm.lora import LoRA
+from llm.policy import OWN, REFERENCE, Policy
 from llm.precision import Dtype, resolve
 from slhf.errors import ConfigError, MissingResource, TrainingError
 from slhf.runs import derive_seed

@@ -105,3 +105,37 @@ def _limit(environment: Mapping[str, str]) -> str:
         if value.lower() in without:
             return f"{name}={value}"
     return ""
+
+
+def usable_cores() -> int:
+    """Processors that this process may use: fewer than there are in a container or a batch job with a limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup("cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
+    return cores
+
+
+def memory_bytes() -> tuple[int | None, int | None]:
+    """(total, free for a new process) in bytes, with the limit of a container; None where the system does not tell."""
+    if platform.system() == "Darwin":
+        size = _sysctl("hw.memsize").get("hw.memsize")
+        return (int(size) if size else None), None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None, None
+    found = {key: int(value.split()[0]) * 1024 for key, value in (line.split(":", 1) for line in lines)}
+    total, free = found["MemTotal"], found["MemAvailable"]
+    limit, used = _cgroup("memory.max").strip(), _cgroup("memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        total, free = min(total, int(limit)), min(free, int(limit) - int(used))
+    return total, free
+
+
+def _cgroup(name: str) -> str:
+    """A file of the control group (version 2) of a container; empty outside of one."""
+    try:
+        return (Path("/sys/fs/cgroup") / name).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -10,16 +10,18 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from slhf.errors import NotConverged, SLHFError
-from tabular.commands import audit, describe, options, run, solve
+from tabular.commands import COMMANDS, options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(argv: Sequence[str] | None = None, prog: str = "python -m tabular") -> int:
+    """Run the command line, which was started as ``prog``; returns the exit status."""
+    given = sys.argv[1:] if argv is None else list(argv)
     try:
         try:
-            return _answer(_parser().parse_args(argv))
+            return _answer(_parser(given, prog).parse_args(given))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has seen enough; nothing may be written at exit either
@@ -37,13 +39,18 @@ def _answer(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = options.Parser(
-        prog="python -m tabular", description="Exact solutions of games, what they satisfy, what finds them."
-    )
+def _parser(argv: Sequence[str], prog: str) -> argparse.ArgumentParser:
+    """All commands by name; of the one that ``argv`` asks for the options."""
+    parser = options.Parser(prog=prog, description="Exact solutions of games, what they satisfy, what finds them.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (solve, run, describe, audit):
-        command.add(commands)
+    asked = next(iter(argv), "")
+    for name, line in COMMANDS.items():
+        if name == asked:
+            import_module(f"tabular.commands.{name}").add(commands)
+            chosen = commands.choices[name]
+            chosen.epilog = (chosen.epilog or "").replace("python -m tabular", prog)
+        else:
+            commands.add_parser(name, help=line)
     return parser
 
 

@@ -15,31 +15,37 @@ same. An algorithm whose update takes several (EGPO) spreads it over as many ste
 :func:`register` adds an algorithm from outside.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from llm.algorithms import egpo, nash_md, online_dpo, online_ipo, rloo, spo, sppo, stackelberg_gda
-from llm.policy import Policy, Sharing
+from llm.lora import Sharing
 from slhf.algorithms import EGPO, RLOO, SPO, SPPO, Algorithm, NashMD, OnlineDPO, OnlineIPO, StackelbergGDA
 from slhf.errors import ConfigError
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llm.policy import Policy
+
+State = dict[str, "Tensor"]
 """What an algorithm remembers between steps, by name."""
 
 Implementation = Any
-"""A module, or any object, with the functions above as attributes."""
+"""A module, or any object, with the functions above as attributes; of this package a module's name is enough."""
 
 IMPLEMENTATIONS: dict[type[Algorithm], Implementation] = {
-    StackelbergGDA: stackelberg_gda,
-    RLOO: rloo,
-    NashMD: nash_md,
-    SPO: spo,
-    SPPO: sppo,
-    EGPO: egpo,
-    OnlineIPO: online_ipo,
-    OnlineDPO: online_dpo,
+    StackelbergGDA: "stackelberg_gda",
+    RLOO: "rloo",
+    NashMD: "nash_md",
+    SPO: "spo",
+    SPPO: "sppo",
+    EGPO: "egpo",
+    OnlineIPO: "online_ipo",
+    OnlineDPO: "online_dpo",
 }
+"""Names are imported when the algorithm is first run, since they bring torch; which there are is known without."""
 
 
 def register(spec: type[Algorithm], implementation: Implementation) -> None:
@@ -75,7 +81,8 @@ def implementation(spec: Algorithm) -> Implementation:
     if type(spec) not in IMPLEMENTATIONS:
         known = ", ".join(cls.__name__ for cls in IMPLEMENTATIONS)
         raise ConfigError(f"{type(spec).__name__} has no language-model implementation; there are: {known}.")
-    return IMPLEMENTATIONS[type(spec)]
+    found = IMPLEMENTATIONS[type(spec)]
+    return import_module(f"llm.algorithms.{found}") if isinstance(found, str) else found
 
 
 def check(spec: Algorithm, sharing: Sharing, steps: int) -> None:

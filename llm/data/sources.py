@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import itertools
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from slhf.errors import InvalidData, MissingResource
+from slhf.names import advice
 from slhf.text import read_bytes, read_text, split_lines
 
 if TYPE_CHECKING:
@@ -170,9 +170,10 @@ def open_source(source: str) -> list[Table]:
     repository = PRESETS.get(source, source)
     owner, slash, rest = repository.partition("/")
     if not slash:
-        near = difflib.get_close_matches(source, PRESETS, n=1, cutoff=0.5)
-        advice = f"Did you mean {near[0]!r}?" if near else f"Presets are {', '.join(PRESETS)}."
-        raise InvalidData(f"{source!r} is no file, no preset and no id of a data set (owner/name). {advice}")
+        raise InvalidData(
+            f"{source!r} is no file, no preset and no id of a data set (owner/name); "
+            f"of presets {advice(source, PRESETS)}"
+        )
     name, _, folder = rest.partition("/")
     return _read_repository(source, f"{owner}/{name}", folder or None)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit
 
-from llm.judges.config import PAIR_TEXT, ClassifierJudgeConfig
+from llm.judges.config import PAIR_TEXT, ClassifierJudgeConfig, check_template
 from llm.judges.sequences import SequenceClassifier
-from llm.judges.two_orders import Shown, TwoOrderJudge, check_template
+from llm.judges.two_orders import Shown, TwoOrderJudge
 from slhf.errors import ConfigError
 
 

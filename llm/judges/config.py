@@ -1,4 +1,4 @@
-"""What a sweep's ``judge`` can say: one dataclass per kind, and how each becomes a judge.
+"""What a sweep's ``judge`` can say: one dataclass per kind. No torch; ``llm.judges.loading`` makes the judge.
 
 ``rewards`` says whether RLOO can be trained on the kind: whether the judge has a reward of its own (``RewardJudge``) or
 features to fit one to (``FeatureJudge``).
@@ -6,15 +6,13 @@ features to fit one to (``FeatureJudge``).
 
 from __future__ import annotations
 
+import string
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from llm.judges import Judge
-from llm.judges.two_orders import check_template
 from llm.precision import Dtype
-from slhf.errors import InvalidParameter, MissingResource, require_at_least
+from slhf.errors import InvalidParameter, require_at_least
 
 PAIR_TEXT = "<|source|>{prompt}<|candidate1|>{a}<|candidate2|>{b}"
 """What a pairwise classifier reads unless the config says otherwise, with PairRM's marks (arXiv 2306.02561); the
@@ -212,41 +210,18 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     return settings
 
 
-def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judge:
-    """The judge that ``config`` describes.
-
-    Args:
-        config: which kind, and its settings.
-        device: where a local model runs.
-        remember: whether it may keep what it has read, as in an evaluation that shows the same texts again.
+def check_template(template: str) -> None:
+    """A judge's template must show everything.
 
     Raises:
-        MissingResource: a model or package that it needs is not there.
-        ConfigError: the model is not of the kind that the judge needs.
+        InvalidParameter: it does not hold exactly the fields {prompt}, {a} and {b}.
     """
-    # imports here: heavy, and only for the judge that is used
-    if isinstance(config, RewardModelJudgeConfig):
-        from llm.judges.reward_model import RewardModelJudge
-
-        return RewardModelJudge.load(config, device, remember)
-    if isinstance(config, ClassifierJudgeConfig):
-        from llm.judges.classifier import PairClassifierJudge
-
-        return PairClassifierJudge.load(config, device, remember)
-    if isinstance(config, LocalLMJudgeConfig):
-        from llm.judges.local_lm import LocalLMJudge
-
-        return LocalLMJudge.load(config, device, remember)
-    if isinstance(config, ServerJudgeConfig):
-        try:
-            from llm.judges.server import ServerJudge
-        except ModuleNotFoundError as error:
-            raise MissingResource(f"{error}; a judge of kind server needs it: `pip install httpx2`.") from error
-        return ServerJudge(config, remember)
-    if isinstance(config, RewardEnsembleJudgeConfig):
-        from llm.judges.reward_ensemble import RewardEnsembleJudge
-
-        return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember, config.dtype)
-    from llm.judges.attributes import AttributeJudge
-
-    return AttributeJudge(device, remember, config.dtype)
+    try:
+        found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise InvalidParameter(f"The judge's template is not a format text: {error}.") from error
+    if found != {"prompt", "a", "b"}:
+        raise InvalidParameter(
+            "The judge's template must have the fields {prompt}, {a} and {b} and no other (write {{ and }} for "
+            f"braces); it has: {', '.join(sorted(found)) or 'none'}."
+        )

@@ -20,9 +20,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm.embedded import from_pretrained
-from llm.judges.config import QUESTION, LocalLMJudgeConfig
+from llm.judges.config import QUESTION, LocalLMJudgeConfig, check_template
 from llm.judges.sequences import check_lengths
-from llm.judges.two_orders import Shown, TwoOrderJudge, check_template
+from llm.judges.two_orders import Shown, TwoOrderJudge
 from llm.lengths import context_length
 from llm.microbatch import by_length
 from llm.precision import resolve

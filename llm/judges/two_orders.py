@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import string
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 
 from llm.judges.meter import Meter
-from slhf.errors import InvalidParameter
 
 Shown = tuple[str, str, str]
 """Prompt, the answer shown first, the answer shown second."""
@@ -63,20 +61,3 @@ def meter_orders(meter: Meter, forward: np.ndarray, backward: np.ndarray, differ
     forward, backward = forward[differ], backward[differ]
     meter.average("order_disagreement", (forward - 0.5) * (0.5 - backward) < 0)
     meter.average("first_preferred", (forward + backward) / 2)
-
-
-def check_template(template: str) -> None:
-    """A judge's template must show everything.
-
-    Raises:
-        InvalidParameter: it does not hold exactly the fields {prompt}, {a} and {b}.
-    """
-    try:
-        found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError as error:
-        raise InvalidParameter(f"The judge's template is not a format text: {error}.") from error
-    if found != {"prompt", "a", "b"}:
-        raise InvalidParameter(
-            "The judge's template must have the fields {prompt}, {a} and {b} and no other (write {{ and }} for "
-            f"braces); it has: {', '.join(sorted(found)) or 'none'}."
-        )

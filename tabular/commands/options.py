@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from slhf.errors import InvalidParameter
+from slhf.names import advice
 from tabular.files import PREFLIB
 from tabular.preferences import Missing, PreferenceMatrix, Unranked
 
@@ -125,9 +125,7 @@ def numbers(text: str) -> list[float]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to say about an unknown name: the nearest valid one, or all."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"valid are {', '.join(names)}"
+    return advice(name, known)
 
 
 def _plot_file(text: str) -> Path:

@@ -6,25 +6,26 @@ import argparse
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
+import tabular
 from slhf.errors import SLHFError
 from tabular.commands import options
 from tabular.files import read_matrix
-from tabular.nash import Selection, solve_nlhf
 from tabular.preferences import PreferenceMatrix
-from tabular.rlhf import solve_rlhf
-from tabular.stackelberg import solve_slhf
 
-SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "rlhf": (solve_rlhf, ("tau", "reference", "pair_weights", "l2")),
-    "nlhf": (solve_nlhf, ("tau", "reference", "selection")),
-    "slhf": (solve_slhf, ("tau", "tau_leader", "tau_follower", "reference", "follower_reference")),
+SOLVERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rlhf": ("solve_rlhf", ("tau", "reference", "pair_weights", "l2")),
+    "nlhf": ("solve_nlhf", ("tau", "reference", "selection")),
+    "slhf": ("solve_slhf", ("tau", "tau_leader", "tau_follower", "reference", "follower_reference")),
 }
-"""Each concept's solver and the options that it takes."""
+"""Each concept's solver in ``tabular``, imported when it is asked for, and the options that it takes."""
+
+SELECTIONS = ("any", "max_entropy", "exact")
+"""What ``tabular.nash.Selection`` allows, which would bring all that solves NLHF."""
 
 EXAMPLES = """
 examples:
@@ -65,7 +66,7 @@ def add(commands: Any) -> None:
         metavar="P,P,...",
         help="slhf: the Follower's reference, for every answer",
     )
-    parser.add_argument("--selection", choices=get_args(Selection), help="nlhf: which equilibrium at --tau 0")
+    parser.add_argument("--selection", choices=SELECTIONS, help="nlhf: which equilibrium at --tau 0")
     parser.add_argument("--pair-weights", metavar="FILE", help="rlhf: matrix of how often each pair was compared")
     parser.add_argument("--l2", type=float, help="rlhf: penalty (l2 / 2) sum r^2 on the rewards")
     options.output_options(parser, "the preferences and the policies")
@@ -73,7 +74,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """The answer."""
-    solver, accepted = SOLVERS[args.concept]
+    name, accepted = SOLVERS[args.concept]
+    solver = getattr(tabular, name)
     every = {name for _, names in SOLVERS.values() for name in names}
     given = {name: getattr(args, name) for name in sorted(every) if getattr(args, name) is not None}
     for name in given:

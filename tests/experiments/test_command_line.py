@@ -55,7 +55,7 @@ def test_a_bad_matrix_is_one_line_and_a_status(tmp_path, capsys, rows, message):
 def test_errors_are_one_line_and_a_status_in_a_process_too():
     failed = run("--set", "trian.steps=3")
     assert failed.returncode == 1
-    assert failed.stderr == "error: Unknown key 'trian.steps'. Did you mean 'train.steps'?\n"
+    assert failed.stderr == "error: Unknown key 'trian.steps'; did you mean train.steps?\n"
 
 
 def test_a_game_without_a_reward_is_refused_before_any_training(tmp_path, capsys):

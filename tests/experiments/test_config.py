@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from experiments.config import LanguageModelSweep, build_algorithm, load_sweep, runs_of
@@ -78,8 +80,8 @@ def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.stesp=3", r"Did you mean 'train\.steps'"),
-        ("timscale=3", "Did you mean 'timescale'"),
+        ("train.stesp=3", r"did you mean train\.steps"),
+        ("timscale=3", "did you mean timescale"),
         ("rloo.timescale=3", r"Unknown key 'rloo\.timescale'"),
         ("steps", "write key=value"),
         ("steps=", "write key=value"),
@@ -126,10 +128,10 @@ def test_a_whole_path_wins_over_a_last_part():
         ("- a", "must be a mapping"),
         ("kind: tabluar\nname: x\nalgorithms: [{name: rloo}]", "Unknown kind 'tabluar'"),
         ("name: x\nalgorithms: []", "algorithms is empty"),
-        ("name: x\nalgorithms: [{name: rlo}]", "Did you mean 'rloo'"),
-        ("name: x\nalgorithms: [{name: rloo, tua: 1}]", "Did you mean 'tau'"),
-        ("name: x\ntrian: {steps: 1}\nalgorithms: [{name: rloo}]", "Did you mean 'train'"),
-        ("name: x\ntrain: {step: 1}\nalgorithms: [{name: rloo}]", "Did you mean 'steps'"),
+        ("name: x\nalgorithms: [{name: rlo}]", "did you mean rloo"),
+        ("name: x\nalgorithms: [{name: rloo, tua: 1}]", "did you mean tau"),
+        ("name: x\ntrian: {steps: 1}\nalgorithms: [{name: rloo}]", "did you mean train"),
+        ("name: x\ntrain: {step: 1}\nalgorithms: [{name: rloo}]", "did you mean steps"),
         ("algorithms: [{name: rloo}]", "name"),
     ],
 )
@@ -141,5 +143,16 @@ def test_a_bad_file_is_named(tmp_path, text, message):
 
 
 def test_a_missing_file_lists_the_ones_there_are(tmp_path):
-    with pytest.raises(ConfigError, match=r"quickstart\.yaml"):
+    with pytest.raises(ConfigError, match=r"valid are .*quickstart"):
         load_sweep(tmp_path / "none.yaml")
+
+
+def test_the_projects_own_sweeps_go_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_sweep(Path("quickstart")) == load_sweep(QUICKSTART)
+    games = {sweep.judge.matrix for sweep in load_sweep(Path("finite_answers"))}
+    assert all(Path(game).is_file() for game in games)
+    with pytest.raises(ConfigError, match=r"no sweep file quikstart; .* did you mean quickstart\?"):
+        load_sweep(Path("quikstart"))
+    (tmp_path / "quickstart").write_text("name: mine\nalgorithms: [{name: rloo}]\n")
+    assert load_sweep(Path("quickstart"))[0].name == "mine"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments import contestants, evaluate, export
+from experiments import contestants, evaluate, export, exporting, meeting
 from experiments.run import HERE
 from llm.checkpoint import PREFIX
 from llm.config import load_policy
@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def judged(monkeypatch):
-    monkeypatch.setattr(evaluate, "load_judge", lambda *_, **__: TextJudge())
+    monkeypatch.setattr(meeting, "load_judge", lambda *_, **__: TextJudge())
 
 
 def command(place, out, *more):
@@ -61,7 +61,7 @@ def test_anyone_meets_anyone_and_answers_are_kept(place, tmp_path, capsys, monke
     result = json.loads(capsys.readouterr().out)
     assert list(result["answers"]) == ["base", "base as Follower", "slhf Leader", "slhf Follower", "rloo"]
     assert result["cycles"]["players"] == ["base", "slhf Leader", "rloo"]
-    monkeypatch.setattr(evaluate, "examine", None)
+    monkeypatch.setattr(meeting, "examine", None)
     assert evaluate.main(command(place, tmp_path, *everything)) == 0
     shown = capsys.readouterr().out
     for heading in ("Preference for the row over the column", "at equal lengths", "number", "Cycles", "same texts"):
@@ -139,7 +139,7 @@ def logits(policy, ids):
 )
 def test_a_mistake_is_one_line_and_a_status(tmp_path, capsys, monkeypatch, who, message):
     monkeypatch.chdir(HERE.parent)
-    monkeypatch.setattr(evaluate, "load_judge", lambda *_, **__: TextJudge())
+    monkeypatch.setattr(meeting, "load_judge", lambda *_, **__: TextJudge())
     assert evaluate.main([*who, "--out", str(tmp_path)]) == 1
     shown = capsys.readouterr().err
     assert shown.startswith("error: ")
@@ -257,10 +257,10 @@ def test_the_followers_outputs_are_the_second_round(place, tmp_path):
     assert export.main([*arguments, "--role", "follower", "--name", "mine", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())
     policy = one.load()
-    seed = export.derive_seed(0, "alpaca_eval", 0)
+    seed = exporting.derive_seed(0, "alpaca_eval", 0)
     prompts = [row["instruction"] for row in rows]
     assert sorted(prompts) == sorted(PROMPTS)
-    rounds = export.refine(policy, export.TransformersGenerator(policy), prompts, 2, 3, seed)
+    rounds = exporting.refine(policy, exporting.TransformersGenerator(policy), prompts, 2, 3, seed)
     assert [row["output"] for row in rows] == rounds[1]
     assert {(row["generator"], row["dataset"]) for row in rows} == {("mine", "slhf")}
 

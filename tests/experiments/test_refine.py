@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import refine as command
+from experiments import refining
 from llm import finite
 from llm.generation import TransformersGenerator
 from llm.policy import LoRA, Policy
@@ -199,7 +200,7 @@ def test_interrupted_anywhere_the_result_is_the_same_to_the_byte(tmp_path, run, 
     assert start(prompts, out, "--leader", run) == 0
     out.write_bytes(b"".join(lines[:kept]) + lines[kept][:7])
     asked = []
-    monkeypatch.setattr(command, "refine", lambda *a, **k: asked.append(k["first_row"]) or refine(*a, **k))
+    monkeypatch.setattr(refining, "refine", lambda *a, **k: asked.append(k["first_row"]) or refine(*a, **k))
     assert start(prompts, out, "--leader", run) == 0
     assert out.read_bytes() == whole.read_bytes()
     assert asked == [row for row in (0, 3, 6) if row + 3 > kept]
@@ -216,7 +217,7 @@ def test_rows_are_written_as_they_finish(tmp_path, run, monkeypatch, capsys):
             raise KeyboardInterrupt
         return refine(*arguments, **options)
 
-    monkeypatch.setattr(command, "refine", stopping)
+    monkeypatch.setattr(refining, "refine", stopping)
     assert start(prompts_file(tmp_path), out, "--leader", run) == 130
     assert calls == [0, 3, 6]
     assert "goes on where it stopped" in capsys.readouterr().err
@@ -304,7 +305,7 @@ class LongerIsBetter:
 
 
 def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatch, capsys):
-    monkeypatch.setattr(command, "load_judge", lambda *_, **__: LongerIsBetter())
+    monkeypatch.setattr(refining, "load_judge", lambda *_, **__: LongerIsBetter())
     out = tmp_path / "a.jsonl"
     assert start(prompts_file(tmp_path), out, "--leader", run, "--judge") == 0
     printed = capsys.readouterr().out
@@ -327,9 +328,9 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
         ([{"prompt": "x"}], ("--leader", "/no/such/model"), "Leader: there is no directory /no/such/model"),
         ([{"prompt": "x"}], ("--follower", "tests/nowhere"), "Follower: there is no directory tests/nowhere"),
         ([{"prompt": "x", "answer": "y"}], ("--follower", "tests/no"), "Follower: there is no directory tests/no"),
-        ([{"prompt": "x"}], ("--rounds", "0"), "Command.rounds = 0"),
-        ([{"prompt": "x"}], ("--temperature", "0"), "Command.temperature = 0.0: must be positive"),
-        ([{"prompt": "x"}], ("--rounds", "1", "--judge"), "Command.rounds = 1: must be at least 2"),
+        ([{"prompt": "x"}], ("--rounds", "0"), "--rounds 0: must be at least 1"),
+        ([{"prompt": "x"}], ("--temperature", "0"), "--temperature 0.0: must be positive"),
+        ([{"prompt": "x"}], ("--rounds", "1", "--judge"), "--rounds 1: must be at least 2"),
     ],
 )
 def test_wrong_input_is_one_line_and_a_status(tmp_path, capsys, rows, more, message):

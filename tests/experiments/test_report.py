@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 
 from experiments import readme_numbers, report
 from experiments.reporting import conclusions, render, results, training
+from experiments.reporting import report as reporting
 from experiments.reporting.record import read_sweep, write_plan
 from slhf.errors import InvalidData
 from slhf.runs import Run
@@ -125,7 +126,7 @@ def test_every_part_of_an_evaluation_is_shown(written):
             assert results.with_interval(row).replace("[", r"\[").replace("]", r"\]") in shown
     summary = json.loads((written / "summary.json").read_text())
     assert summary["finished"] is True
-    assert {key: found[key] for key in found if key not in report.TEXTS} == {
+    assert {key: found[key] for key in found if key not in reporting.TEXTS} == {
         key: summary[key] for key in summary if key not in ("finished", "runs")
     }
 

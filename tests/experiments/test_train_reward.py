@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import train_reward
+from experiments import reward_heads
+from experiments.reward_heads import compare
 from experiments.run import HERE
-from experiments.train_reward import compare, main
+from experiments.train_reward import main
 from llm.judges.reward_ensemble import RewardEnsembleJudge
 from tests.llm.tiny_llama import WORDS, build_llama
 
@@ -138,13 +139,13 @@ def test_the_offline_data_compare_all_pairs_and_are_made_once(base, tmp_path, ca
         rng = np.random.default_rng(seed)
         return [" ".join(rng.choice(WORDS, size=5)) for _ in range(len(prompts) * answers)]
 
-    monkeypatch.setattr(train_reward, "sample", sample)
-    monkeypatch.setattr(train_reward, "AttributeJudge", Letters)
+    monkeypatch.setattr(reward_heads, "sample", sample)
+    monkeypatch.setattr(reward_heads, "AttributeJudge", Letters)
     command = ["--model", base, "--out", str(tmp_path), *FAST, "--prompts", "10", "--answers", "3"]
-    monkeypatch.setattr(train_reward, "hold_out", interrupt)
+    monkeypatch.setattr(reward_heads, "hold_out", interrupt)
     assert main(command) == 130
     monkeypatch.undo()
-    monkeypatch.setattr(train_reward, "AttributeJudge", Letters)
+    monkeypatch.setattr(reward_heads, "AttributeJudge", Letters)
     assert main(command) == 0  # without sampling again
     assert [count for count, _ in sampled] == [10, 10]
     assert sampled[0][1] != sampled[1][1]

@@ -183,7 +183,7 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
 
 
 def test_a_name_that_is_nothing_and_a_hub_out_of_reach(tmp_path):
-    with pytest.raises(InvalidData, match="Did you mean 'helpsteer2'"):
+    with pytest.raises(InvalidData, match="did you mean helpsteer2"):
         load_prompts("helpsteer", "train")
     with pytest.raises(InvalidData, match="Presets are helpsteer2, ultrafeedback, tulu3, hh"):
         load_prompts("xyz", "train")

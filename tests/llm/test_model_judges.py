@@ -17,8 +17,8 @@ from llm.judges.config import (
     ClassifierJudgeConfig,
     LocalLMJudgeConfig,
     RewardModelJudgeConfig,
-    load_judge,
 )
+from llm.judges.loading import load_judge
 from llm.judges.matrix import MatrixJudge
 from llm.judges.meter import COUNTS, Meter
 from llm.judges.two_orders import TwoOrderJudge, meter_orders

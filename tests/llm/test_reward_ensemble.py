@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification
 
 from llm.finite import MODULES, build_model
 from llm.judges import FeatureJudge, ask, drain
-from llm.judges.config import RewardEnsembleJudgeConfig, load_judge
+from llm.judges.config import RewardEnsembleJudgeConfig
+from llm.judges.loading import load_judge
 from llm.judges.reward_ensemble import RewardEnsembleJudge
 from llm.policy import LoRA
 from llm.prefix_tree import TreeBatch, plant

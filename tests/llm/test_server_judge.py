@@ -21,7 +21,8 @@ from llm import finite
 from llm.config import TrainConfig
 from llm.judges import ask
 from llm.judges.answer_store import AnswerStore
-from llm.judges.config import ServerJudgeConfig, identity, load_judge
+from llm.judges.config import ServerJudgeConfig, identity
+from llm.judges.loading import load_judge
 from llm.judges.server import (
     Candidate,
     Choice,
@@ -518,5 +519,5 @@ def test_a_sweep_names_it(config):
     assert isinstance(load_judge(sweep.judge, "cpu"), ServerJudge)
     with pytest.raises(ConfigError, match=r"judge\.url is missing"):
         load_sweep(quickstart, ["judge.kind=server", "judge.model=m"])
-    with pytest.raises(ConfigError, match=r"'judge\.verdit'\. Did you mean 'judge\.verdict'"):
+    with pytest.raises(ConfigError, match=r"'judge\.verdit'; did you mean judge\.verdict"):
         load_sweep(quickstart, ["judge.kind=server", "judge.verdit=text"])

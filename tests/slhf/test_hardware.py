@@ -72,3 +72,13 @@ def test_a_mac_is_taken_to_have_none(monkeypatch):
 
 def test_what_is_unknown_is_said():
     assert "does not say" in hardware.bfloat16_units(frozenset(), "x86_64", {})[1]
+
+
+def test_a_container_s_limits_count(monkeypatch):
+    files = {"cpu.max": "150000 100000", "memory.max": str(2**30), "memory.current": str(2**28)}
+    monkeypatch.setattr(hardware, "_cgroup", files.get)
+    assert hardware.usable_cores() == 1
+    assert hardware.memory_bytes() == (2**30, min(2**30 - 2**28, hardware.memory_bytes()[1]))
+    monkeypatch.setattr(hardware, "_cgroup", lambda name: "max")
+    total, free = hardware.memory_bytes()
+    assert 2**30 < free < total
