@@ -61,7 +61,7 @@ def worst_case(P: PreferenceMatrix, concept: Concept, budget: float, starts: int
     clean, low, high = concept.solve(P).policy, np.maximum(-budget, -P.p), np.minimum(budget, 1 - P.p)
 
     def moved(change: Array) -> PreferenceMatrix:
-        return PreferenceMatrix(np.clip(P.p + change, 0, 1), P.labels)
+        return P.moved(np.clip(P.p + change, 0, 1))
 
     change = np.clip(budget * _directions(P, concept, starts, seed), low, high)
     distance = total_variation(concept.solve(moved(change)).policy, clean)

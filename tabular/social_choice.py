@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from slhf.errors import InvalidParameter
 from tabular.policies import TIE_TOLERANCE
-from tabular.preferences import Array, PreferenceMatrix
+from tabular.arrays import Array
+from tabular.preferences import PreferenceMatrix
 
 Mask = NDArray[np.bool_]
 

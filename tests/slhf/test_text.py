@@ -24,7 +24,7 @@ def test_the_text_is_what_was_written_whatever_its_encoding(tmp_path, encoding, 
         assert read_text(path) == TEXT
 
 
-@pytest.mark.parametrize("mark, encoding", [(b"\xfe\xff", "utf-16-be"), (b"\x00\x00\xfe\xff", "utf-32-be")])
+@pytest.mark.parametrize(("mark", "encoding"), [(b"\xfe\xff", "utf-16-be"), (b"\x00\x00\xfe\xff", "utf-32-be")])
 def test_the_other_byte_order_is_read_too(tmp_path, mark, encoding):
     (tmp_path / "a").write_bytes(mark + TEXT.encode(encoding))
     assert read_text(tmp_path / "a") == TEXT
@@ -43,7 +43,7 @@ def test_latin_1_is_read_only_when_asked_for_and_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data, message",
+    ("data", "message"),
     [
         (gzip.compress(b"A,B\n" * 100)[:-9], "is compressed with gzip and damaged"),
         (gzip.compress(b"A,B\n" * 100)[:12] + b"\xff" * 40, "is compressed with gzip and damaged"),
