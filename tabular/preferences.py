@@ -40,7 +40,7 @@ class PreferenceMatrix:
 
     Attributes:
         labels: as above.
-        pair_weights: ``(..., n, n)`` with a zero diagonal, or None.
+        counts: ``(..., n, n)``, how often i beat j, so that W = counts + counts.T; None if nobody knows.
         notes: what reading the file assumed, a sentence each; see :meth:`load`.
 
     Raises:
@@ -49,7 +49,7 @@ class PreferenceMatrix:
     """
 
     labels: tuple[str, ...]
-    pair_weights: AnyArray | None
+    counts: AnyArray | None
     notes: tuple[str, ...]
     _p: AnyArray
     _never_met: str
@@ -61,24 +61,23 @@ class PreferenceMatrix:
         pair_weights: ArrayLike | AnyArray | None = None,
     ) -> None:
         array = _square(p, "p")
-        weights = None if pair_weights is None else check_pair_weights(pair_weights, array)
-        self._own(array, labels, weights)
+        self._own(array, labels, None if pair_weights is None else check_pair_weights(pair_weights, array) * array)
 
     def _own(
         self,
         array: AnyArray,
         labels: Sequence[str] | None,
-        pair_weights: AnyArray | None = None,
+        counts: AnyArray | None = None,
         missing: Missing = "half",
     ) -> None:
         """Check and keep fresh arrays; ``missing`` says whether p holds a pair that never met."""
         names = _check_labels(labels, array.shape[-1])
         _check_preferences(array, names)
-        for fresh in (array, pair_weights):
+        for fresh in (array, counts):
             if is_numpy_array(fresh):
                 fresh.setflags(write=False)
-        never_met = _never_met(pair_weights, names) if missing == "raise" and pair_weights is not None else ""
-        values = {"labels": names, "pair_weights": pair_weights, "notes": (), "_p": array}
+        never_met = _never_met(counts, names) if missing == "raise" and counts is not None else ""
+        values = {"labels": names, "counts": counts, "notes": (), "_p": array}
         for name, value in (values | {"_never_met": never_met}).items():
             object.__setattr__(self, name, value)
 
@@ -90,8 +89,8 @@ class PreferenceMatrix:
         return self
 
     def __repr__(self) -> str:
-        weights = "" if self.pair_weights is None else f", pair_weights={self.pair_weights!r}"
-        return f"PreferenceMatrix({self._p!r}, labels={self.labels}{weights})"
+        counts = "" if self.counts is None else f", counts={self.counts!r}"
+        return f"PreferenceMatrix({self._p!r}, labels={self.labels}{counts})"
 
     @property
     def p(self) -> AnyArray:
@@ -118,7 +117,7 @@ class PreferenceMatrix:
         xp = array_namespace(self._p)
         if not self._never_met:
             return xp.ones(self.shape, dtype=xp.bool, device=device(self._p))
-        return (self.pair_weights > 0) | xp.eye(self.n, dtype=xp.bool, device=device(self._p))
+        return (_pair_weights(self.counts) > 0) | xp.eye(self.n, dtype=xp.bool, device=device(self._p))
 
     @property
     def win_rates(self) -> AnyArray:
@@ -126,9 +125,9 @@ class PreferenceMatrix:
         return self._p
 
     @property
-    def counts(self) -> AnyArray | None:
-        """``(..., n, n)``: how often i beat j, W P up to rounding; None where W is not known."""
-        return None if self.pair_weights is None else self.pair_weights * self._p
+    def pair_weights(self) -> AnyArray | None:
+        """``(..., n, n)``: W, how often each pair met; None where nobody knows."""
+        return None if self.counts is None else _pair_weights(self.counts)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -160,16 +159,16 @@ class PreferenceMatrix:
         """The same preferences as numpy arrays in main memory."""
         if is_numpy_array(self._p):
             return self
-        weights = None if self.pair_weights is None else _to_numpy(self.pair_weights)
-        return self._like(_to_numpy(self._p), self.labels, weights)
+        return self._like(_to_numpy(self._p), self.labels, None if self.counts is None else _to_numpy(self.counts))
 
     def game(self, index: int | tuple[int, ...]) -> PreferenceMatrix:
-        """One game (or a batch of fewer) of a batch, with its pair weights."""
-        weights = None if self.pair_weights is None else owned(self.pair_weights[index])
-        return self._like(owned(self._p[index]), self.labels, weights)
+        """One game (or a batch of fewer) of a batch, with its counts."""
+        return self._like(
+            owned(self._p[index]), self.labels, None if self.counts is None else owned(self.counts[index])
+        )
 
     def among(self, answers: Sequence[int | str]) -> PreferenceMatrix:
-        """The game among some alternatives, given by their places or labels, in this order; pair weights included."""
+        """The game among some alternatives, given by their places or labels, in this order, with their counts."""
         try:
             places = [self.labels.index(a) if isinstance(a, str) else range(self.n)[a] for a in answers]
         except (ValueError, IndexError):
@@ -180,16 +179,16 @@ class PreferenceMatrix:
         def chosen(array: AnyArray) -> AnyArray:
             return xp.take(xp.take(array, index, axis=-2), index, axis=-1)
 
-        weights = None if self.pair_weights is None else chosen(self.pair_weights)
-        return self._like(chosen(self._p), [self.labels[i] for i in places], weights)
+        counts = None if self.counts is None else chosen(self.counts)
+        return self._like(chosen(self._p), [self.labels[i] for i in places], counts)
 
     def moved(self, p: ArrayLike | AnyArray) -> PreferenceMatrix:
-        """Other preferences ``(..., n, n)`` between the same alternatives, which met as often; batch axes may differ."""
+        """Other preferences ``(..., n, n)`` of the same alternatives, which met as often; a batch of them, perhaps."""
         return PreferenceMatrix(p, self.labels, self.pair_weights)
 
-    def _like(self, array: AnyArray, labels: Sequence[str], pair_weights: AnyArray | None) -> PreferenceMatrix:
+    def _like(self, array: AnyArray, labels: Sequence[str], counts: AnyArray | None) -> PreferenceMatrix:
         """A part of this, in fresh arrays: its pairs that never met still have no rule, if here they had none."""
-        return self._of(array, labels, pair_weights, "raise" if self._never_met else "half")
+        return self._of(array, labels, counts, "raise" if self._never_met else "half")
 
     def require_numpy(self, who: str) -> None:
         """Refuse, for ``who`` works with numpy only, preferences in an array of another library.
@@ -223,9 +222,9 @@ class PreferenceMatrix:
         _refuse(~(xp.isfinite(counts) & (counts >= 0)), counts, names, "a count must be finite and not negative")
         diagonal = xp.eye(len(names), dtype=xp.bool, device=device(counts))
         _refuse(diagonal & (counts != 0), counts, names, "an alternative cannot beat itself; set the diagonal to 0")
-        totals = counts + xp.matrix_transpose(counts)
+        totals = _pair_weights(counts)
         p = xp.where(totals > 0, counts, 0.5) / xp.where(totals > 0, totals, 1.0)
-        return cls._of(p, names, totals, missing)
+        return cls._of(p, names, counts, missing)
 
     @classmethod
     def from_rankings(
@@ -369,10 +368,14 @@ def _to_numpy(array: AnyArray) -> AnyArray:
     return np.array(to_device(array, "cpu"))
 
 
-def _never_met(pair_weights: AnyArray, names: tuple[str, ...]) -> str:
+def _pair_weights(counts: AnyArray) -> AnyArray:
+    return counts + array_namespace(counts).matrix_transpose(counts)
+
+
+def _never_met(counts: AnyArray, names: tuple[str, ...]) -> str:
     """What to say where p is asked for and some pairs never met; "" if all did."""
-    xp = array_namespace(pair_weights)
-    never = (pair_weights == 0) & ~xp.eye(len(names), dtype=xp.bool, device=device(pair_weights))
+    xp = array_namespace(counts)
+    never = (_pair_weights(counts) == 0) & ~xp.eye(len(names), dtype=xp.bool, device=device(counts))
     if not xp.any(never):
         return ""
     pairs = [_entry(index, names) for index in zip(*xp.nonzero(never), strict=True) if index[-2] < index[-1]]
@@ -427,12 +430,15 @@ def _check_preferences(p: AnyArray, names: tuple[str, ...]) -> None:
     xp = array_namespace(p)
     if not (xp.min(p) >= 0 and xp.max(p) <= 1):  # NaN is neither
         _refuse(~xp.isfinite(p), p, names, "a preference must be a finite number")
-        rule = "a preference is a probability in [0, 1]; divide counts or percentages first"
+        rule = (
+            "a preference is a probability in [0, 1]; divide percentages by 100, and pass counts of wins to "
+            "from_counts, or read their file with percent=True or counts=True"
+        )
         _refuse((p < 0) | (p > 1), p, names, rule)
     if not xp.max(xp.abs(xp.linalg.diagonal(p) - 0.5)) <= TOLERANCE:
         diagonal = xp.eye(len(names), dtype=xp.bool, device=device(p))
         wrong = diagonal & (xp.abs(p - 0.5) > TOLERANCE)
-        _refuse(wrong, p, names, "the diagonal must be 1/2: nothing beats itself")
+        _refuse(wrong, p, names, "the diagonal must be 1/2: nothing beats itself (a file may leave it blank)")
     if not _asymmetry(p, 1.0) <= TOLERANCE:
         transpose = xp.matrix_transpose(p)
         _refuse(
@@ -442,9 +448,9 @@ def _check_preferences(p: AnyArray, names: tuple[str, ...]) -> None:
             lambda index: (
                 f"P[j, i] = {float(transpose[index])} and the two must sum to 1; "
                 + (
-                    "they were rounded, perhaps in float32: make P[j, i] of 1 - P[i, j] in float64"
-                    if abs(float(p[index] + transpose[index]) - 1) < ROUNDED
-                    else "correct one of them, or use from_counts for counts of wins"
+                    "if that is rounding, make P[j, i] of 1 - P[i, j], or read the file with symmetrise=True"
+                    if abs(float(p[index] + transpose[index]) - 1) <= files.ROUNDED
+                    else "correct one of them; counts of wins go to from_counts, files of them take counts=True"
                 )
             ),
         )

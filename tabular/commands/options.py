@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         others = [command for a in commands for command, p in a.choices.items() if name in p._option_string_actions]
         if others:
             parser.error(f"{parser.prog.split()[-1]} has no option {name}, which is for {', '.join(others)}; drop it")
-        parser.error(f"there is no option {name}; {nearest(name, sorted(parser._option_string_actions))}")
+        return parser.error(f"there is no option {name}; {nearest(name, sorted(parser._option_string_actions))}")
 
 
 def command(

@@ -105,29 +105,29 @@ def run(args: argparse.Namespace) -> str:
     if args.json:
         return _as_json(P, args.concept, solution, temperatures, facts)
     tables = [_game_table(P, solution, index) for index in np.ndindex(P.batch_shape)]
-    ends = {name: f"{tau:g}" for name, tau in temperatures.items()} | {name: text for name, (_, text) in facts.items()}
+    ends = {name: f"{tau:g}" for name, tau in temperatures.items()}
+    ends |= {name.replace("_", " "): text for name, (_, text) in facts.items()}
     return "\n\n".join(tables) + "".join(f"\n{name}: {text}" for name, text in ends.items())
 
 
 def facts_of(
     P: PreferenceMatrix, args: argparse.Namespace, temperatures: dict[str, float]
 ) -> dict[str, tuple[Any, str]]:
-    """What an answer rests on besides its temperatures, each for JSON and for reading.
+    """What an answer rests on besides its temperatures, for JSON and for reading.
 
     For rlhf the pair weights; for nlhf without a temperature the selection, and whether there are other answers.
     """
     if args.concept == "rlhf":
-        return {"pair_weights": _weights_used(P, args)}
-    if args.concept != "nlhf" or temperatures["tau"] > 0:
+        return {"pair_weights": weights_used(P, args)}
+    if args.concept == "slhf" or temperatures["tau"] > 0:
         return {}
-    found = [_uniqueness(P, index) for index in np.ndindex(P.batch_shape)]
-    together = "\n  ".join(text for _, text in found)
+    found = [uniqueness(P, index) for index in np.ndindex(P.batch_shape)]
     unique = [one for one, _ in found] if P.batch_shape else found[0][0]
-    selection = args.selection or "any"
-    return {"selection": (selection, selection), "unique": (unique, together)}
+    return {"selection": (args.selection or "any",) * 2, "unique": (unique, " | ".join(text for _, text in found))}
 
 
-def _weights_used(P: PreferenceMatrix, args: argparse.Namespace) -> tuple[Any, str]:
+def weights_used(P: PreferenceMatrix, args: argparse.Namespace) -> tuple[Any, str]:
+    """What weighted the pairs, for JSON and for reading."""
     if args.pair_weights is not None:
         return args.pair_weights, args.pair_weights
     if P.pair_weights is None:
@@ -138,18 +138,17 @@ def _weights_used(P: PreferenceMatrix, args: argparse.Namespace) -> tuple[Any, s
     return {"counts": args.file, "never_met": never}, f"how often each pair met{rest}"
 
 
-def _uniqueness(P: PreferenceMatrix, index: tuple[int, ...]) -> tuple[bool | None, str]:
-    """Whether a game has one equilibrium without a temperature; None if that cannot be told."""
-    game = f"game {index}: " if index else ""
+def uniqueness(P: PreferenceMatrix, index: tuple[int, ...]) -> tuple[bool | None, str]:
+    """Whether a game has one equilibrium without a temperature, for JSON and for reading; None if nobody can tell."""
     try:
         found = all_lotteries(P.margins[index])
     except NotConverged:
-        return None, f"{game}cannot be told, for the game is almost degenerate"
+        return None, "cannot be told, for the game is almost degenerate"
     if found.unique:
-        return True, f"{game}yes"
+        return True, "yes"
     names = ", ".join(label for label, played in zip(P.labels, found.played, strict=True) if played)
     rest = f"every policy on {names} is an equilibrium" if found.every_policy else f"equilibria play some of {names}"
-    return False, f"{game}no, {rest}"
+    return False, f"no, {rest}"
 
 
 def temperatures_of(solver: Callable[..., Any], given: dict[str, Any]) -> dict[str, float]:

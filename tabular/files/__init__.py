@@ -27,19 +27,22 @@ from slhf.errors import InvalidData
 from slhf.text import decode, read_bytes
 from tabular.files import arrays, comparisons, matrices, preflib
 from tabular.files.contents import Matrix, Options, Orders, Ties
+from tabular.files.matrices import ROUNDED
 from tabular.files.preflib import write_orders
 from tabular.files.tables import Table, read_table
 
-__all__ = ["Matrix", "Options", "Orders", "Ties", "read", "read_orders", "read_weights", "write_orders"]
+__all__ = ["ROUNDED", "Matrix", "Options", "Orders", "Ties", "read", "read_orders", "read_weights", "write_orders"]
 
 TABLES = (".csv", ".tsv", ".txt")
-SUFFIXES = (*TABLES, ".npy", ".json", ".jsonl", *preflib.SUFFIXES, preflib.GRAPH)
+ROWS = (*TABLES, ".json", ".jsonl")
+"""Files of text that can hold a table."""
+SUFFIXES = (*ROWS, ".npy", *preflib.SUFFIXES, preflib.GRAPH)
 """The kinds of files that are read."""
 FALLBACK = "cp1252"
 """The encoding of spreadsheets that do not write UTF-8."""
 
 
-def read(path: str | os.PathLike[str], options: Options = Options()) -> Matrix | Orders:
+def read(path: str | os.PathLike[str], options: Options) -> Matrix | Orders:
     """What a file holds.
 
     Raises:
@@ -53,15 +56,17 @@ def read(path: str | os.PathLike[str], options: Options = Options()) -> Matrix |
         return read_orders(file)
     if suffix == preflib.GRAPH:
         text, notes = _text(file)
-        found = preflib.read_graph(file, text, options)
-        return replace(found, notes=(*notes, *found.notes))
+        graph = preflib.read_graph(file, text, options)
+        return replace(graph, notes=(*notes, *graph.notes))
     if suffix == ".npy":
         return arrays.matrix_of(file, arrays.read_npy(file, read_bytes(file)), None, options, "probabilities")
-    table = _table(file, suffix)
-    if not isinstance(table, Table):
-        content, labels, kind = table
-        return arrays.matrix_of(file, arrays.numbers_of(file, content), labels, options, kind)
-    return _of_table(table, options)
+    found = _rows(file, suffix)
+    if isinstance(found, Table):
+        return _of_table(found, options)
+    if arrays.has_blanks(found.content):
+        options = replace(options, counts=options.counts or found.kind == "wins")
+        return _of_matrix(arrays.cells_table(file, found.content, found.labels), options)
+    return arrays.matrix_of(file, arrays.numbers_of(file, found.content), found.labels, options, found.kind)
 
 
 def read_orders(path: str | os.PathLike[str]) -> Orders:
@@ -87,11 +92,11 @@ def read_weights(path: str | os.PathLike[str], labels: tuple[str, ...]) -> tuple
     file = Path(path)
     if suffix_of(file) == ".npy":
         return np.asarray(arrays.read_npy(file, read_bytes(file)), dtype=np.float64), (_in_order(file, labels),)
-    found = _table(file, suffix_of(file)) if suffix_of(file) in (*TABLES, ".json", ".jsonl") else None
+    found = _rows(file, suffix_of(file)) if suffix_of(file) in ROWS else None
     if isinstance(found, Table) and comparisons.kind_of(found) == "matrix":
         square = matrices.read_square(found)
-    elif isinstance(found, tuple):
-        square = matrices.Square(arrays.numbers_of(file, found[0]), found[1], ())
+    elif isinstance(found, arrays.Nested):
+        square = matrices.Square(arrays.numbers_of(file, found.content), found.labels, ())
     else:
         raise InvalidData(f"{file}: must hold a square matrix, how often each pair was compared (.csv, .json or .npy).")
     values = np.where(np.eye(len(square.values), dtype=bool), 0.0, square.values)
@@ -114,7 +119,7 @@ def require_comparisons(path: str | os.PathLike[str]) -> None:
         InvalidData: says what is read.
     """
     file = Path(path)
-    table = _table(file, suffix_of(file)) if suffix_of(file) in (*TABLES, ".json", ".jsonl") else None
+    table = _rows(file, suffix_of(file)) if suffix_of(file) in ROWS else None
     if not isinstance(table, Table) or comparisons.kind_of(table) == "matrix":
         seen = f"the first row is {', '.join(table.rows[0].cells)}" if isinstance(table, Table) else "it holds no rows"
         raise InvalidData(f"{file}: {seen}; it must name columns winner and loser, or model_a, model_b and winner.")
@@ -139,27 +144,26 @@ def _of_table(table: Table, options: Options) -> Matrix:
         return comparisons.read_comparisons(table, options)
     if kind == "battles":
         return comparisons.read_battles(table, options)
+    return _of_matrix(table, options)
+
+
+def _of_matrix(table: Table, options: Options) -> Matrix:
     if options.counts:
         options.allow(table.file, "counts", "counts")
+        matrices.refuse_two_readings(table)
         return matrices.wins(matrices.read_square(table), table.file)
     options.allow(table.file, "a matrix", "percent", "symmetrise")
     return matrices.probabilities(matrices.read_square(table), table.file, options)
 
 
-def _table(file: Path, suffix: str) -> Table | tuple[object, list[str] | None, str]:
-    """The table in a file of text or JSON; or nested lists, their labels and what they are."""
+def _rows(file: Path, suffix: str) -> Table | arrays.Nested:
+    """The table in a file of text or JSON, or the nested lists in the latter."""
     text, notes = _text(file)
-    if suffix in TABLES:
-        table = read_table(file, text)
-        table.notes[:0] = notes
-        return table
-    found = arrays.interpret(file, arrays.read_json(file, text))
-    if isinstance(found, Table):
-        return found
-    content, labels, kind = found
-    if kind == "probabilities" and arrays.has_blanks(content):
-        return arrays.cells_table(file, content, labels)  # type: ignore[arg-type]
-    return found
+    if suffix not in TABLES:
+        return arrays.interpret(file, arrays.read_json(file, text))
+    table = read_table(file, text)
+    table.notes[:0] = notes
+    return table
 
 
 def _text(file: Path) -> tuple[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def read_npy(file: Path, data: bytes) -> NDArray[Any]:
     Raises:
         InvalidData: it holds none, or no real numbers.
     """
+    if not data.startswith(b"\x93NUMPY"):
+        raise InvalidData(f"{file}: is not a .npy file; numpy.save writes one.")
     try:
         return real(np.load(io.BytesIO(data), allow_pickle=False))
     except (ValueError, TypeError, EOFError) as error:
@@ -71,19 +74,34 @@ def read_json(file: Path, text: str) -> Any:
         raise InvalidData(f"{file}: line {error.lineno}, column {error.colno}: {error.msg}.") from error
 
 
-def interpret(file: Path, content: Any) -> Table | tuple[Any, list[str] | None, str]:
-    """JSON as a table of cells (a list of objects) or as nested lists, their labels and what they are.
+@dataclass(frozen=True)
+class Nested:
+    """Nested lists, their labels, if any, and whether they are "probabilities" or "wins"."""
+
+    content: Any
+    labels: list[str] | None
+    kind: str
+
+
+def interpret(file: Path, content: Any) -> Table | Nested:
+    """JSON as a table of cells (a list of objects, or what pandas writes with orient="split") or as nested lists.
 
     Raises:
         InvalidData: it is neither.
     """
-    if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
-        return _table(file, content)
+    if isinstance(content, list):
+        if not content:
+            raise InvalidData(f"{file}: is empty.")
+        objects = [isinstance(item, dict) for item in content]
+        if len(set(objects)) > 1:
+            k = objects.index(not objects[0])
+            raise InvalidData(f"{file}: item {k + 1} is {_json(content[k])}; all must be objects, or all lists.")
+        return _table(file, content) if isinstance(content[0], dict) else Nested(content, None, "probabilities")
     if not isinstance(content, dict):
-        return content, None, "probabilities"
-    labels = content.get("labels")
-    if {"columns", "data"} <= set(content):  # of pandas, orient="split"
+        raise InvalidData(f"{file}: holds {_json(content)}; what is read is {FORMS}.")
+    if {"columns", "data"} <= set(content):
         return _split(file, content)
+    labels = content.get("labels")
     key = next((key for key in KEYS if key in content), None)
     if key is None:
         keys = ", ".join(map(repr, list(content)[:5]))
@@ -93,7 +111,7 @@ def interpret(file: Path, content: Any) -> Table | tuple[Any, list[str] | None, 
         )
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise InvalidData(f'{file}: "labels" must be a list of strings.')
-    return content[key], labels, KEYS[key]
+    return Nested(content[key], labels, KEYS[key])
 
 
 def numbers_of(file: Path, content: Any) -> NDArray[Any]:
@@ -105,17 +123,15 @@ def numbers_of(file: Path, content: Any) -> NDArray[Any]:
     try:
         return np.asarray(real(content), dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidData(
-            f"{file}: the matrix must be nested lists of numbers, all rows equally long; what is read is {FORMS}."
-        ) from error
+        raise InvalidData(f"{file}: the matrix must be nested lists of numbers, all rows equally long.") from error
 
 
 def has_blanks(content: Any) -> bool:
-    """Whether nested lists are a matrix in which some entry is null."""
+    """Whether nested lists are a matrix in which some entry is null or NaN."""
     return (
         isinstance(content, list)
         and all(isinstance(row, list) for row in content)
-        and any(cell is None for row in content for cell in row)
+        and any(cell is None or cell != cell for row in content for cell in row)
     )
 
 
@@ -135,12 +151,22 @@ def _table(file: Path, records: list[dict[str, Any]]) -> Table:
 
 
 def _split(file: Path, content: dict[str, Any]) -> Table:
-    columns = [str(name) for name in content["columns"]]
-    names = content.get("index")
+    columns, data, names = content["columns"], content["data"], content.get("index")
+    lists = isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data)
+    if not lists or (names is not None and not (isinstance(names, list) and len(names) == len(data))):
+        raise InvalidData(
+            f'{file}: "columns" and "index" must be lists of names, "data" as many lists as "index" names.'
+        )
+    top = [str(name) for name in columns]
     if names is None:
-        return cells_table(file, content["data"], columns)
-    rows = [[name, *row] for name, row in zip(names, content["data"], strict=False)]
-    return cells_table(file, rows, ["", *columns])
+        return cells_table(file, data, top)
+    return cells_table(file, [[name, *row] for name, row in zip(names, data, strict=True)], ["", *top])
+
+
+def _json(value: Any) -> str:
+    """A value for an error, in a few words."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _cell(value: Any) -> str:

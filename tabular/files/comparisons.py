@@ -131,7 +131,7 @@ def _columns(table: Table, needed: tuple[str, ...], optional: tuple[str, ...] = 
         if header.count(name) > 1:
             raise InvalidData(f"{table.file}: {table.rows[0].place} names {header.count(name)} columns {name!r}.")
     unused = [
-        cell or f"the column {k + 1} without a name"
+        cell or f"column {k + 1} (without a name)"
         for k, cell in enumerate(table.rows[0].cells)
         if header[k] not in wanted and any(row.cell(k) for row in table.rows)
     ]

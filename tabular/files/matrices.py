@@ -26,11 +26,13 @@ class Square:
         values: ``(n, n)``.
         labels: their names, if the table has any.
         notes: what was assumed so far.
+        percent: whether they were written with percent signs, and divided by 100.
     """
 
     values: Array
     labels: list[str] | None
     notes: tuple[str, ...]
+    percent: bool = False
 
 
 def read_square(table: Table) -> Square:
@@ -47,16 +49,17 @@ def read_square(table: Table) -> Square:
         raise InvalidData(f"{table.file}: holds names but no rows below them.")
     if table.blank_end and _width(body) == len(body) + 1 and not (header and len(header.cells) > len(body) + 1):
         body = [*body, Row("the last line", [])]  # the last row of an upper triangle
+    _require_even(table, body)
     columns, names = _names(table, header, body)
     named = names is not None
     labels, index = _matched(table, header, columns, body, names)
     cells = [[row.cell(k + named) for k in range(_width(body) - named)] for row in body]
-    _require_square(table, body, cells, labels, named)
+    _require_square(table, body, cells, labels)
     notation = Notation.of((cell for row in cells for cell in row), table.delimiter)
     values = np.array([_read(table, body[i], row, notation, 1 + named) for i, row in enumerate(cells)])
     if index is not None:
         values = values[index]
-    return Square(values, labels, (*table.notes, *notation.notes))
+    return Square(values, labels, (*table.notes, *notation.notes), notation.percent)
 
 
 def _names_columns(top: Row, below: list[Row]) -> bool:
@@ -124,26 +127,30 @@ def _is_index(names: list[str]) -> bool:
     return any(names == [str(k + first) for k in range(len(names))] for first in (0, 1))
 
 
-def _require_square(
-    table: Table, body: list[Row], cells: list[list[str]], labels: list[str] | None, named: bool
-) -> None:
-    n, width = len(body), len(cells[0])
-    uneven = [row for row in body if row.cells and len(row.cells) != _width(body)]
+def _require_even(table: Table, body: list[Row]) -> None:
+    """Refuse rows of different lengths, and a table without any number."""
+    width = _width(body)
+    uneven = next((row for row in body if row.cells and len(row.cells) != width), None)
     if uneven:
-        row = uneven[0]
-        other = next(other for other in body if len(other.cells) == _width(body))
+        other = next(row for row in body if len(row.cells) == width)
         raise InvalidData(
-            f"{table.file}: {row.place} holds {len(row.cells)} cells, {other.place} {len(other.cells)}; rows of a "
-            f"matrix are equally long (leave a cell blank for nothing)."
+            f"{table.file}: {uneven.place} has {len(uneven.cells)} of the {width} cells that {other.place} has; rows "
+            f"of a matrix are equally long (leave a cell blank to say nothing)."
         )
+    if not any(is_number(cell) for row in body for cell in row.cells):
+        seen = ", ".join(table.rows[0].cells)
+        raise InvalidData(f"{table.file}: holds no numbers; its first row is {seen!r}. What is read is {FORMS}.")
+
+
+def _require_square(table: Table, body: list[Row], cells: list[list[str]], labels: list[str] | None) -> None:
+    n, width = len(body), len(cells[0])
     if labels is not None and len(labels) != width:
         raise InvalidData(f"{table.file}: there are {len(labels)} names ({', '.join(labels)}) for {width} columns.")
     if n != width:
         about = f" ({', '.join(labels)})" if labels else ""
-        few = "a row is missing" if n == width - 1 else "a column is missing" if n == width + 1 else "it is no matrix"
+        few = {width - 1: "a row is missing", width + 1: "a column is missing"}.get(n, f"what is read is {FORMS}")
         raise InvalidData(
-            f"{table.file}: has {width} columns{about} but {n} rows of numbers, from {body[0].place} on: {few}. "
-            f"What is read is {FORMS}."
+            f"{table.file}: has {width} columns{about} but {n} rows of numbers, from {body[0].place} on; {few}."
         )
 
 
@@ -153,7 +160,7 @@ def _read(table: Table, row: Row, cells: list[str], notation: Notation, first_co
         number = float("nan") if is_blank(cell) else notation.read(cell)
         if number is None or (cell and cell == notation.unclear):
             problem = "is not a number"
-            if number is not None:
+            if cell == notation.unclear:
                 problem = f"may be {cell.replace(',', '').replace('.', '')} or {cell.replace(',', '.')}; write one"
             elif notation.percent and is_number(cell):
                 problem = "has no %, but other numbers have; write it everywhere or nowhere"
@@ -174,7 +181,7 @@ def _drop_blank_ends(table: Table) -> None:
         return
     table.rows = [Row(row.place, row.cells[:used]) for row in table.rows]
     if used < longest:
-        table.notes.append(f"{longest - used} blank columns at the end were left out")
+        table.notes.append("blank columns at the end were left out")
 
 
 def probabilities(square: Square, file: object, options: Options) -> Matrix:
@@ -185,7 +192,7 @@ def probabilities(square: Square, file: object, options: Options) -> Matrix:
     """
     values, notes = square.values.copy(), list(square.notes)
     n = len(values)
-    values, more = scaled(values, options)
+    values, more = (values, []) if square.percent else scaled(values, options)
     blank = np.isnan(values)
     if blank.diagonal().any():
         np.fill_diagonal(values, np.where(blank.diagonal(), 0.5, values.diagonal()))
@@ -207,6 +214,8 @@ def wins(square: Square, file: object) -> Matrix:
         InvalidData: a whole triangle is blank, which would say that nobody ever lost.
     """
     values, notes = square.values.copy(), list(square.notes)
+    if square.percent:
+        raise InvalidData(f"{file}: numbers with % are no counts of wins; drop counts=True.")
     np.fill_diagonal(values, np.where(np.isnan(values.diagonal()), 0, values.diagonal()))
     blank = np.isnan(values)
     n = len(values)
@@ -215,6 +224,21 @@ def wins(square: Square, file: object) -> Matrix:
     if blank.any():
         notes.append(f"{blank.sum()} blank cells are 0 wins")
     return Matrix("wins", np.where(blank, 0, values), square.labels, tuple(notes))
+
+
+def refuse_two_readings(table: Table) -> None:
+    """Refuse counts whose first row and column are equal numbers, which may be names or counts.
+
+    Raises:
+        InvalidData: they are, and the whole diagonal is blank.
+    """
+    first = [row.cell(0) for row in table.rows]
+    diagonal = [row.cell(k) for k, row in enumerate(table.rows)]
+    if first == table.rows[0].cells and not any(diagonal) and all(is_number(cell) for cell in first[1:]):
+        raise InvalidData(
+            f"{table.file}: {table.rows[0].place} and the first column hold the same numbers, which may be names or "
+            f"counts; write 0 on the diagonal, or names that are no numbers."
+        )
 
 
 def scaled(values: Array, options: Options) -> tuple[Array, list[str]]:

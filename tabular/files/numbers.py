@@ -32,29 +32,33 @@ class Notation:
     Attributes:
         comma: what a comma in a number is.
         percent: whether numbers end in a percent sign.
+        spaced: whether some hold spaces or apostrophes between thousands.
         unclear: a cell that could be two numbers, which nothing else in the table decides.
     """
 
     comma: str = "none"
     percent: bool = False
+    spaced: bool = False
     unclear: str = ""
 
     @classmethod
     def of(cls, cells: Iterable[str], delimiter: str) -> Notation:
         """The notation that explains all of ``cells`` that are numbers, in a table that ``delimiter`` separates."""
-        texts = [_bare(cell) for cell in cells]
+        written = list(cells)
+        texts = [_bare(cell) for cell in written]
         percent = any(cell.endswith("%") and is_number(cell) for cell in texts)
         numbers = [cell.rstrip("% ") for cell in texts]
         either = [cell for cell in numbers if EITHER.fullmatch(cell)]
         decimal = [cell for cell in numbers if COMMA.fullmatch(cell) and not EITHER.fullmatch(cell)]
         grouped = [cell for cell in numbers if THOUSANDS.fullmatch(cell) and not EITHER.fullmatch(cell)]
         commas = [cell for cell in either if "," in cell]
+        spaced = any(SPACED.fullmatch(cell) for cell in written)
         if decimal:
-            return cls("decimal", percent)
+            return cls("decimal", percent, spaced)
         if grouped or (commas and delimiter == ","):
-            return cls("thousands", percent)
+            return cls("thousands", percent, spaced)
         unclear = commas or (either if delimiter == ";" and len(either) == sum("." in cell for cell in numbers) else [])
-        return cls("none", percent, unclear[0] if unclear else "")
+        return cls("none", percent, spaced, unclear[0] if unclear else "")
 
     def read(self, cell: str) -> float | None:
         """The number in a cell; None if it is none in this notation."""
@@ -73,14 +77,15 @@ class Notation:
             text = text.replace(",", "")
         if not POINT.fullmatch(text):
             return None
-        return float(text)
+        return float(text) / 100 if self.percent else float(text)
 
     @property
     def notes(self) -> list[str]:
         """What was assumed."""
         said = {"decimal": "commas in numbers are decimal commas", "thousands": "commas in numbers part thousands"}
         percent = ["numbers with % are percentages, divided by 100"] if self.percent else []
-        return ([said[self.comma]] if self.comma in said else []) + percent
+        spaced = ["spaces or apostrophes in numbers part thousands"] if self.spaced else []
+        return ([said[self.comma]] if self.comma in said else []) + spaced + percent
 
 
 def is_number(cell: str) -> bool:

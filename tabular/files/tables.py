@@ -55,7 +55,8 @@ def read_table(file: Path, text: str) -> Table:
     """
     lines = split_lines(text)
     delimiter, rows = _separated(file, lines)
-    notes = [] if delimiter in (",", UNSEPARATED) else [f"cells are separated by {DELIMITERS[delimiter]}"]
+    expected = (",", UNSEPARATED, "\t" if ".tsv" in file.suffixes else ",")
+    notes = [] if delimiter in expected else [f"cells are separated by {DELIMITERS[delimiter]}"]
     notes += [f"{row.place} is a comment and was left out" for row in rows if _is_comment(row)]
     rows = [row for row in rows if not _is_comment(row)]
     filled = [row for row in rows if any(row.cells)]

@@ -108,7 +108,7 @@ def test_the_default_is_a_table(capsys, file, concept):
         (["--concept", "slhf", "--tau", "-1"], "tau_leader = -1.0: must not be negative"),
         (["--concept", "slhf", "--tau", "1e300"], "tau_leader = 1e+300: float64 cannot tell it from infinity"),
         (["--concept", "rlhf", "--l2", "1e308"], "l2 = 1e+308: float64 cannot tell it from infinity"),
-        (["--concept", "slhf", "--unranked", "bottom"], "--unranked has no meaning for"),
+        (["--concept", "slhf", "--unranked", "bottom"], "--unranked bottom has no meaning for"),
         (["--concept", "slhf", "--l2", "1"], "--l2 has no meaning for --concept slhf"),
         (["--concept", "nlhf", "--tau-leader", "1"], "--tau-leader has no meaning for --concept nlhf"),
         (["--concept", "nlhf", "--tau", "1", "--reference", ".5,.5"], "reference has shape (2,)"),
@@ -158,7 +158,7 @@ def test_as_a_program(file):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    kinds = ".csv, .npy, .json, .soc, .soi, .toc, .toi"
+    kinds = ".csv, .tsv, .txt, .npy, .json, .jsonl, .soc, .soi, .toc, .toi, .wmd"
     assert done.stderr == f"error: {file}x: unknown kind of file '.csvx'; use one of {kinds}.\n"
 
 
@@ -374,7 +374,7 @@ def test_an_unwritable_plot_is_one_line_before_any_work(capsys, file, tmp_path, 
     command = [{"FILE": file}.get(word, word) for word in command]
     module = import_module(f"tabular.commands.{command[0]}")
     worked = []
-    for name in ("audit", "describe", "follow", "read_matrix"):
+    for name in ("audit", "describe", "follow", "read_weights"):
         monkeypatch.setattr(module, name, lambda *_, **__: worked.append(1), raising=False)
     monkeypatch.setattr(options, "load", lambda _: worked.append(1))
     for path in (f"{file}/picture.png", str(tmp_path / "folder.png"), str(tmp_path / ("x" * 300 + ".png"))):
