@@ -365,7 +365,7 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _to_numpy(array: AnyArray) -> AnyArray:
-    return np.array(to_device(array, "cpu"))
+    return np.array(np.asarray(to_device(array, "cpu")))
 
 
 def _pair_weights(counts: AnyArray) -> AnyArray:

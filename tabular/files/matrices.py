@@ -52,6 +52,8 @@ def read_square(table: Table) -> Square:
     _require_even(table, body)
     columns, names = _names(table, header, body)
     named = names is not None
+    if header and not named and all(cell.isdecimal() for cell in header.cells):
+        table.notes.append(f"{header.place} holds the names {', '.join(header.cells)}")
     labels, index = _matched(table, header, columns, body, names)
     cells = [[row.cell(k + named) for k in range(_width(body) - named)] for row in body]
     _require_square(table, body, cells, labels)
@@ -137,9 +139,11 @@ def _require_even(table: Table, body: list[Row]) -> None:
             f"{table.file}: {uneven.place} has {len(uneven.cells)} of the {width} cells that {other.place} has; rows "
             f"of a matrix are equally long (leave a cell blank to say nothing)."
         )
-    if not any(is_number(cell) for row in body for cell in row.cells):
+    cells = [cell for row in body for cell in row.cells[min(1, width - 1) :] if not is_blank(cell)]
+    words = sum(not is_number(cell) for cell in cells)
+    if words == len(cells) > 0 or words > max(1, len(cells) // 3):
         seen = ", ".join(table.rows[0].cells)
-        raise InvalidData(f"{table.file}: holds no numbers; its first row is {seen!r}. What is read is {FORMS}.")
+        raise InvalidData(f"{table.file}: is no table of numbers; its first row is {seen!r}. What is read is {FORMS}.")
 
 
 def _require_square(table: Table, body: list[Row], cells: list[list[str]], labels: list[str] | None) -> None:
@@ -227,11 +231,21 @@ def wins(square: Square, file: object) -> Matrix:
 
 
 def refuse_two_readings(table: Table) -> None:
-    """Refuse counts whose first row and column are equal numbers, which may be names or counts.
+    """Refuse counts whose first row (and column) holds numbers that may be names or counts.
 
     Raises:
-        InvalidData: they are, and the whole diagonal is blank.
+        InvalidData: they do.
     """
+    top = table.rows[0]
+    if (
+        len(table.rows) == len(top.cells) + 1
+        and all(cell.isdecimal() for cell in top.cells)
+        and not _is_index(top.cells)
+    ):
+        raise InvalidData(
+            f"{table.file}: has {len(table.rows)} rows of {len(top.cells)} numbers; if {top.place} holds names, name "
+            f"the rows too."
+        )
     first = [row.cell(0) for row in table.rows]
     diagonal = [row.cell(k) for k, row in enumerate(table.rows)]
     if first == table.rows[0].cells and not any(diagonal) and all(is_number(cell) for cell in first[1:]):
