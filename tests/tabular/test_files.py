@@ -22,6 +22,9 @@ DIAGONAL = "the blank diagonal is 1/2"
 ABOVE, BELOW = (
     f"the numbers {side} the diagonal say the others: p(j > i) = 1 - p(i > j)" for side in ("above", "below")
 )
+INDEX = "the first column, 0 to 2, is an index and was left out"
+ORDER = "the rows are in another order than the columns of line 1, and were put in that"
+TRAILING = "blank columns at the end were left out"
 PERCENT = "numbers with % are percentages, divided by 100"
 
 
@@ -98,7 +101,7 @@ def test_a_table_is_read_and_what_was_assumed_is_said(tmp_path, case):
         ("p.json", FRAME.to_json(orient="records"), None),
         ("p.json", FRAME.reset_index().to_json(orient="records"), None),
         ("p.json", "\ufeff" + json.dumps({"labels": ["A", "B", "C"], "p": GOOD.tolist()}), None),
-        ("p.json", '{"labels": ["A", "B", "C"], "p": [[null, 0.65, 0.4], [null, null, 0.75], [null, NaN, 0.5]]}', DIAGONAL),
+        ("p.json", '{"labels":["A","B","C"],"p":[[null, 0.65, 0.4], [null, 0.5, 0.75], [null, NaN, 0.5]]}', DIAGONAL),
         ("p.json.gz", gzip.compress(json.dumps({"labels": ["A", "B", "C"], "p": GOOD.tolist()}).encode()), None),
         ("p.jsonl", FRAME.to_json(orient="records", lines=True), None),
     ],
@@ -184,7 +187,7 @@ REFUSED = [
     ("p.csv", "A;B\n.5;.5\n.5\n", "line 3 has 1 of the 2 cells that line 2 has"),
     ("p.csv", ",A,B\nA,.5,.5\nC,.5,.5\n", "which no row is about; the row 'C' is not among the columns"),
     ("p.csv", ",A,B,C\nA,.5,.65,.4\nC,.35,.5,.75\n", "line 1 names 'B', which no row is about"),
-    ("p.csv", "A,B,C\n0.5,.65,.4\n0.3,.5,.7\n", "3 columns (A, B, C) but 2 rows of numbers, from line 2 on; a row is missing"),
+    ("p.csv", "A,B,C\n0.5,.65,.4\n0.3,.5,.7\n", "3 columns (A, B, C) but 2 rows of numbers, from line 2 on; a row"),
     ("p.csv", ",A,B,mean\nA,.5,.6,.55\nB,.4,.5,.45\n", "line 1 names 'mean', which no row is about"),
     ("p.csv", "\n", "is empty"),
     ("p.csv", "A,B,C\n", "holds names but no rows below them"),
