@@ -458,3 +458,49 @@ def test_advice_is_given_as_one_types_it(capsys, tmp_path):
     path.write_text("winner,loser,count\nA,B,3\nB,C,2\n", encoding="utf-8")
     assert main(["solve", str(path), "--concept", "nlhf"]) == 2
     assert "call them ties (--missing half)" in capsys.readouterr().err
+
+
+def test_an_option_of_another_command_says_whose_it_is(capsys, file):
+    for argv, message in (
+        (["describe", file, "--tau", "1"], "describe has no option --tau, which is for solve; drop it"),
+        (["audit", "--missing=half"], "audit has no option --missing, which is for solve, run, describe; drop it"),
+        (["describe", file, "other.csv"], "'other.csv' is left over; quote what holds spaces"),
+        (["run", file, "--algorithm", "dpo"], "'dpo' is unknown; valid are stackelberg_gda"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(argv)
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_names_are_taken_in_any_case(capsys, file):
+    assert answer(capsys, file, "--concept", "SLHF")["concept"] == "slhf"
+    assert followed(capsys, file, "--algorithm", "SPO", "--steps", "1")["algorithm"] == "spo"
+    assert main(["audit", "--concept", "RLHF", "--axiom", "Pareto", "--games", "0"]) == 0
+
+
+def lotteries(capsys, file, *argv):
+    assert main(["solve", str(file), "--concept", "nlhf", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_without_a_temperature_the_selection_is_printed_and_whether_there_are_other_equilibria(capsys, file, tmp_path):
+    assert "\nselection: any\nunique: yes" in lotteries(capsys, file)
+    assert answer(capsys, file, "--concept", "nlhf")["unique"] is True
+    ties = tmp_path / "ties.csv"
+    ties.write_text("A,B,C\n.5,.5,.5\n.5,.5,.5\n.5,.5,.5\n")
+    for argv, selection in (
+        ([], "any"),
+        (["--selection", "max_entropy"], "max_entropy"),
+        (["--selection", "exact"], "exact"),
+    ):
+        out = lotteries(capsys, ties, "--selection", selection)
+        assert f"\nselection: {selection}\nunique: no, every policy on A, B, C is an equilibrium" in out
+    assert answer(capsys, str(ties), "--concept", "nlhf")["unique"] is False
+    assert "unique" not in lotteries(capsys, ties, "--tau", "0.1")
+    some = tmp_path / "some.csv"  # A and B each beat C, and tie; D loses to all
+    some.write_text("A,B,C,D\n.5,.5,.6,.9\n.5,.5,.7,.9\n.4,.3,.5,.9\n.1,.1,.1,.5\n")
+    assert "unique: no, every policy on A, B is an equilibrium" in lotteries(capsys, some)
+    np.save(tmp_path / "batch.npy", np.stack([CONDORCET.p, np.full((3, 3), 0.5)]))
+    assert answer(capsys, str(tmp_path / "batch.npy"), "--concept", "nlhf")["unique"] == [True, False]
