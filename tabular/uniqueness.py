@@ -40,5 +40,4 @@ def all_lotteries(margins: Array) -> Lotteries:
     scale = np.abs(margins).max() or 1.0
     inside = margins[np.ix_(played, played)]
     nullity = len(inside) - np.linalg.matrix_rank(inside, tol=TOLERANCE * scale)
-    every = bool(np.all(np.abs(inside) <= TOLERANCE * scale) and np.all(margins[:, played] <= TOLERANCE * scale))
-    return Lotteries(bool(nullity == 1), played, every)
+    return Lotteries(bool(nullity == 1), played, bool(np.all(margins[:, played] <= TOLERANCE * scale)))

@@ -490,11 +490,7 @@ def test_without_a_temperature_the_selection_is_printed_and_whether_there_are_ot
     assert answer(capsys, file, "--concept", "nlhf")["unique"] is True
     ties = tmp_path / "ties.csv"
     ties.write_text("A,B,C\n.5,.5,.5\n.5,.5,.5\n.5,.5,.5\n")
-    for argv, selection in (
-        ([], "any"),
-        (["--selection", "max_entropy"], "max_entropy"),
-        (["--selection", "exact"], "exact"),
-    ):
+    for selection in ("any", "max_entropy", "exact"):
         out = lotteries(capsys, ties, "--selection", selection)
         assert f"\nselection: {selection}\nunique: no, every policy on A, B, C is an equilibrium" in out
     assert answer(capsys, str(ties), "--concept", "nlhf")["unique"] is False
