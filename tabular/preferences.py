@@ -448,7 +448,8 @@ def _check_preferences(p: AnyArray, names: tuple[str, ...]) -> None:
             lambda index: (
                 f"P[j, i] = {float(transpose[index])} and the two must sum to 1; "
                 + (
-                    "if that is rounding, make P[j, i] of 1 - P[i, j], or read the file with symmetrise=True"
+                    "if that is rounding, perhaps in float32, make P[j, i] of 1 - P[i, j] in float64, or read the file "
+                    "with symmetrise=True"
                     if abs(float(p[index] + transpose[index]) - 1) <= files.ROUNDED
                     else "correct one of them; counts of wins go to from_counts, files of them take counts=True"
                 )

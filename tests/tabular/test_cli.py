@@ -158,7 +158,7 @@ def test_as_a_program(file):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    kinds = ".csv, .tsv, .txt, .npy, .json, .jsonl, .soc, .soi, .toc, .toi, .wmd"
+    kinds = ".csv, .tsv, .txt, .json, .jsonl, .npy, .soc, .soi, .toc, .toi, .wmd"
     assert done.stderr == f"error: {file}x: unknown kind of file '.csvx'; use one of {kinds}.\n"
 
 
