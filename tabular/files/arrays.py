@@ -59,19 +59,19 @@ def read_json(file: Path, text: str) -> Any:
     Raises:
         InvalidData: names the line and column that is no JSON.
     """
-    if file.name.lower().removesuffix(".gz").endswith(".jsonl"):
-        found = []
-        for number, line in enumerate(split_lines(text), 1):
-            if line.strip():
-                try:
-                    found.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise InvalidData(f"{file}: line {number}, column {error.colno}: {error.msg}.") from error
-        return found
+    if not file.name.lower().removesuffix(".gz").endswith(".jsonl"):
+        return _decoded(file, text, 1)
+    return [_decoded(file, line, k) for k, line in enumerate(split_lines(text), 1) if line.strip()]
+
+
+def _decoded(file: Path, text: str, first_line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidData(f"{file}: line {error.lineno}, column {error.colno}: {error.msg}.") from error
+        line = first_line + error.lineno - 1
+        raise InvalidData(f"{file}: line {line}, column {error.colno}: {error.msg}.") from error
+    except RecursionError:
+        raise InvalidData(f"{file}: line {first_line}: is nested too deeply to be a table.") from None
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def interpret(file: Path, content: Any) -> Table | Nested:
     labels = content.get("labels")
     key = next((key for key in KEYS if key in content), None)
     if key is None:
-        keys = ", ".join(map(repr, list(content)[:5]))
+        keys = ", ".join(map(repr, list(content)[:5])) or "none"
         raise InvalidData(
             f'{file}: holds an object with the keys {keys}, without the key "p" (or "wins"), where a matrix goes. '
             f'From pandas, write orient="split" or "records".'
@@ -144,6 +144,8 @@ def cells_table(file: Path, rows: list[list[Any]], header: list[str] | None = No
 def _table(file: Path, records: list[dict[str, Any]]) -> Table:
     """Objects as rows; the keys of the first are the header."""
     keys = list(dict.fromkeys(key for record in records for key in record))
+    if not keys:
+        raise InvalidData(f"{file}: its objects are empty.")
     rows = [Row("the first object", keys)]
     for number, record in enumerate(records, 1):
         rows.append(Row(f"object {number}", [_cell(record.get(key)) for key in keys]))
