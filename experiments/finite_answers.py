@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -64,6 +65,8 @@ def jobs_of(sweeps: list[FiniteAnswersSweep]) -> tuple[list[Job], list[dict[str,
     jobs, skipped = [], []
     for sweep in sweeps:
         game = PreferenceMatrix.load(sweep.judge.matrix)
+        for note in game.notes:
+            print(f"note: {sweep.judge.matrix}: {note}.", file=sys.stderr)
         if game.batch_shape:
             raise ConfigError(f"{sweep.judge.matrix} holds a batch of matrices; give one game per file.")
         for spec in map(build_algorithm, sweep.algorithms):
@@ -194,7 +197,8 @@ def exact_solution(
             slhf = solve_slhf(game, tau_leader, tau_follower, reference, follower_reference)
             return slhf.policy, slhf.follower
         case RLOO(tau=tau):
-            return solve_rlhf(game, tau, reference).policy, None
+            equal = solve_rlhf(game, tau, reference, pair_weights="equal")  # as fit_all_pairs asks
+            return equal.policy, None
         case NashMD(tau=tau, mixture=mixture):
             if tau == 0 or mixture == 1:
                 raise ConfigError(f"nash_md with tau = {tau} and mixture = {mixture} has no unique stationary point.")

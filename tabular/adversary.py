@@ -18,6 +18,7 @@ from tabular import social_choice
 from tabular.concepts import Concept
 from tabular.policies import Array, total_variation
 from tabular.preferences import PreferenceMatrix
+from tabular.rlhf import pair_weights_of
 from tabular.robustness import compare
 from tabular.sensitivity import LARGEST_CONDITION, condition
 
@@ -61,7 +62,7 @@ def worst_case(P: PreferenceMatrix, concept: Concept, budget: float, starts: int
     clean, low, high = concept.solve(P).policy, np.maximum(-budget, -P.p), np.minimum(budget, 1 - P.p)
 
     def moved(change: Array) -> PreferenceMatrix:
-        return PreferenceMatrix(np.clip(P.p + change, 0, 1), P.labels)
+        return P.moved(np.clip(P.p + change, 0, 1))
 
     change = np.clip(budget * _directions(P, concept, starts, seed), low, high)
     distance = total_variation(concept.solve(moved(change)).policy, clean)
@@ -109,7 +110,8 @@ def flip_budgets(P: PreferenceMatrix) -> pd.DataFrame:
 
     - "slhf": the Leader's Simpson scores, best and second best, can approach each other by twice the budget.
     - "rlhf": with all pairs asked equally often its order is Borda's: the answer loses, and a rival gains, up to
-      the budget in every duel, as far as 0 and 1 allow.
+      the budget in every duel, as far as 0 and 1 allow. Where P knows that pairs met unequally often its order is no
+      score's: answer and rival are "", the budget is missing.
     - "nlhf": a Condorcet winner is the whole lottery until somebody else ties with it. Where there is none the
       lottery mixes and moves with every change of P: the budget is 0, and answer and rival are "".
 
@@ -132,7 +134,10 @@ def flip_budgets(P: PreferenceMatrix) -> pd.DataFrame:
     leader = int(borda.argmax())
     rlhf = np.array([_borda_budget(off_diagonal, leader, rival, borda[leader] - borda[rival]) for rival in range(P.n)])
     winner = social_choice.condorcet_winner(P)
-    rows = [row("rlhf", borda, rlhf), row("slhf", simpson, (simpson.max() - simpson) / 2)]
+    weights = pair_weights_of(None, P)[~np.eye(P.n, dtype=bool)]
+    even = np.ptp(weights) <= 1e-9 * weights.max()
+    unknown = {"concept": "rlhf", "answer": "", "rival": "", "budget": np.nan}
+    rows = [row("rlhf", borda, rlhf) if even else unknown, row("slhf", simpson, (simpson.max() - simpson) / 2)]
     if winner.any():
         rows.append(row("nlhf", winner.astype(np.float64), P.margins[int(winner.argmax())]))
     else:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from tabular.nash import NashSolution, Selection, solve_nlhf
 from tabular.policies import Array, best_response_value, kl, log_reference
 from tabular.preferences import PreferenceMatrix
-from tabular.rlhf import RLHFSolution, solve_rlhf
+from tabular.rlhf import PairWeights, RLHFSolution, solve_rlhf
 from tabular.sensitivity import Derivative, nlhf_sensitivity, rlhf_sensitivity, slhf_sensitivity
 from tabular.stackelberg import StackelbergGame, StackelbergSolution, solve_slhf
 
@@ -23,8 +23,11 @@ from tabular.stackelberg import StackelbergGame, StackelbergSolution, solve_slhf
 class Concept(Protocol):
     """A way to make a policy of preferences; errors are those of its solver."""
 
-    def solve(self, P: PreferenceMatrix, pair_weights: ArrayLike | None = None) -> Any:
-        """Its solution, with ``policy`` ``(..., n)``. ``pair_weights`` are how often pairs were asked, if it cares."""
+    def solve(self, P: PreferenceMatrix, pair_weights: PairWeights = None) -> Any:
+        """Its solution, with ``policy`` ``(..., n)``. ``pair_weights`` are how often pairs were asked, if it cares.
+
+        None is what P knows, see :func:`tabular.solve_rlhf`.
+        """
 
     def loss(self, P: PreferenceMatrix, solution: Any) -> Array:
         """``(...)``: what a solution (perhaps of another game) falls short by in this one, >= 0."""
@@ -47,12 +50,12 @@ class RLHF:
     reference: ArrayLike | None = None
     l2: float = 0.0
 
-    def solve(self, P: PreferenceMatrix, pair_weights: ArrayLike | None = None) -> RLHFSolution:
+    def solve(self, P: PreferenceMatrix, pair_weights: PairWeights = None) -> RLHFSolution:
         """See :class:`Concept`."""
         return solve_rlhf(P, self.tau, self.reference, pair_weights, self.l2)
 
     def loss(self, P: PreferenceMatrix, solution: RLHFSolution) -> Array:
-        """See :class:`Concept`; the reward is the fit to all pairs of P, equally weighted."""
+        """See :class:`Concept`; the reward is the fit to P, its pairs weighted as P knows."""
         best = self.solve(P)
         log_ref = log_reference(self.reference, P.p.shape[:-1], "reference", full_support=self.tau > 0)
         earned = np.sum(solution.policy * best.reward, axis=-1) - self.tau * kl(solution.log_policy, log_ref)
@@ -75,7 +78,7 @@ class NLHF:
     reference: ArrayLike | None = None
     selection: Selection = "any"
 
-    def solve(self, P: PreferenceMatrix, pair_weights: ArrayLike | None = None) -> NashSolution:
+    def solve(self, P: PreferenceMatrix, pair_weights: PairWeights = None) -> NashSolution:
         """See :class:`Concept`; it knows no pair weights."""
         return solve_nlhf(P, self.tau, self.reference, self.selection)
 
@@ -105,7 +108,7 @@ class SLHF:
     leader_reference: ArrayLike | None = None
     follower_reference: ArrayLike | None = None
 
-    def solve(self, P: PreferenceMatrix, pair_weights: ArrayLike | None = None) -> StackelbergSolution:
+    def solve(self, P: PreferenceMatrix, pair_weights: PairWeights = None) -> StackelbergSolution:
         """See :class:`Concept`; it knows no pair weights."""
         return solve_slhf(P, self.tau_leader, self.tau_follower, self.leader_reference, self.follower_reference)
 

@@ -19,8 +19,7 @@ def describe(P: PreferenceMatrix) -> list[dict[str, Any]]:
     than ``social_choice.LARGEST_CYCLE_COUNT`` alternatives. ``reward`` says how far from Bradley-Terry
     the game is; infinite residuals and the share that goes with them are None.
     """
-    games = (PreferenceMatrix(P.p[index], P.labels) for index in np.ndindex(P.batch_shape))
-    return [_describe(game) for game in games]
+    return [_describe(P.game(index)) for index in np.ndindex(P.batch_shape)]
 
 
 def _describe(P: PreferenceMatrix) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from slhf.errors import InvalidParameter
-from tabular.preferences import Array, PreferenceMatrix
+from tabular.arrays import Array
+from tabular.preferences import PreferenceMatrix
 from tabular.profiles import Profile
 
 

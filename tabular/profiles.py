@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from slhf.errors import InvalidPreferences
-from tabular.files import read_preflib
-from tabular.preferences import Array, Missing, PreferenceMatrix, Unranked, alternatives, check_weights, tie_group
+from slhf.errors import InvalidData, InvalidPreferences
+from tabular.arrays import Array
+from tabular.files import read_orders, write_orders
+from tabular.preferences import Missing, PreferenceMatrix
+from tabular.rankings import Unranked, alternatives, check_weights, tie_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +64,28 @@ class Profile:
 
     @classmethod
     def from_preflib(cls, path: str | os.PathLike[str], unranked: Unranked | None = None) -> Profile:
-        """Read a PrefLib file (.soc, .soi, .toc, .toi); :func:`tabular.files.read_preflib` says what it holds.
+        """Read a PrefLib file (.soc, .soi, .toc, .toi); :mod:`tabular.files.preflib` says what it holds.
 
         Raises:
             InvalidData: names the file, line and field.
             InvalidPreferences: some order is incomplete and ``unranked`` is not given.
         """
-        names, orders, counts = read_preflib(path)
+        found = read_orders(path)
         try:
-            return cls(orders, counts, names, unranked)
+            return cls(found.orders, found.counts, found.names, unranked)
         except InvalidPreferences as error:
             raise InvalidPreferences(f"{os.fspath(path)}: {error}") from error
+
+    def to_preflib(self, path: str | os.PathLike[str]) -> None:
+        """Write a PrefLib file, which :meth:`from_preflib` reads back; labels become text.
+
+        Raises:
+            InvalidData: the weights are no whole numbers, or the orders are not what the file's suffix promises.
+        """
+        if not np.all(self.weights == np.round(self.weights)):
+            raise InvalidData(f"{os.fspath(path)}: PrefLib counts voters; weights {self.weights} are no whole numbers.")
+        orders = [[[str(name) for name in group] for group in ranking] for ranking in self.rankings]
+        write_orders(path, [str(label) for label in self.labels], orders, [int(w) for w in self.weights])
 
     def __str__(self) -> str:
         return "\n".join(

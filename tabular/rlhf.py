@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,9 +12,11 @@ from scipy.special import expit
 
 from slhf.certificates import Certificate
 from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
-from tabular.arrays import of_numpy
 from tabular.policies import Array, best_response, best_response_value, check_temperature, log_reference
-from tabular.preferences import PreferenceMatrix
+from tabular.preferences import PreferenceMatrix, check_pair_weights
+
+PairWeights = ArrayLike | Literal["equal"] | None
+"""How often each pair was compared; "equal" is once each, None is what the preferences know."""
 
 TOLERANCE = 1e-10
 """Largest score-equation residual of an accepted fit, as a share of an alternative's comparisons."""
@@ -51,7 +54,7 @@ def solve_rlhf(
     P: PreferenceMatrix,
     tau: float = 0.1,
     reference: ArrayLike | None = None,
-    pair_weights: ArrayLike | None = None,
+    pair_weights: PairWeights = None,
     l2: float = 0.0,
 ) -> RLHFSolution:
     """Fit rewards by maximum likelihood (Bradley and Terry 1952), then maximise E[r] - tau KL(pi || pi_ref).
@@ -61,11 +64,13 @@ def solve_rlhf(
     so its score equations are sum_j W[i,j] (P[i,j] - sigmoid(r_i - r_j)) = l2 r_i.
 
     Args:
-        P: preferences of shape ``(..., n, n)``.
+        P: preferences of shape ``(..., n, n)``. A pair of weight 0, such as one that never met, needs none.
         tau: temperature >= 0, in nats of reward per nat of KL; 0 restricts the reference to argmax r.
         reference: pi_ref, broadcastable to ``(..., n)``; None is uniform.
         pair_weights: W, symmetric, broadcastable to ``(..., n, n)``: how often each pair was compared;
-            the diagonal plays no part; None is once each.
+            the diagonal plays no part. None is ``P.pair_weights``, which counts, rankings and files of them
+            know, so that the fit is the maximum likelihood of the data; where P does not know, once each, as
+            "equal" is always.
         l2: the coefficient above, in comparisons; any positive value makes the fit exist.
 
     Raises:
@@ -73,16 +78,17 @@ def solve_rlhf(
             some rewards would be infinitely far apart (Ford 1957).
         InvalidParameter, InvalidReference: a bad temperature, weight or reference.
         InvalidPreferences: P holds another array than numpy's.
+        MissingPair: a pair that never met has a weight.
         NotConverged: the score equations could not be solved to ``TOLERANCE``, or the data are so nearly
             separable that this leaves the rewards uncertain by more than ``ACCURACY``.
     """
     P.require_numpy("solve_rlhf")
     tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
-    log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=tau > 0)
+    log_ref = log_reference(reference, P.shape[:-1], "reference", full_support=tau > 0)
     weights = pair_weights_of(pair_weights, P)
     if l2 == 0:
         _check_connected(P, weights)
-    reward, certificate, error = fit_bradley_terry(P.p, weights, l2)
+    reward, certificate, error = fit_bradley_terry(P.win_rates, weights, l2)
     log_policy = best_response(reward, log_ref, tau, ties=TIES)
     solution = RLHFSolution(
         reward=reward,
@@ -191,24 +197,23 @@ def _anchored(hessian: Array) -> Array:
     return hessian + trace / n**2 + 4 * np.finfo(float).eps * trace * np.eye(n)
 
 
-def pair_weights_of(pair_weights: ArrayLike | None, P: PreferenceMatrix) -> Array:
-    """Validated ``(..., n, n)`` weights with a zero diagonal."""
-    if pair_weights is None:
-        return np.broadcast_to(1 - np.eye(P.n), P.p.shape)
-    try:
-        weights = np.broadcast_to(of_numpy(pair_weights), P.p.shape)
-    except (TypeError, ValueError) as error:
-        raise InvalidParameter(f"pair_weights must broadcast to {P.p.shape}: {error}.") from error
-    if not np.all(np.isfinite(weights) & (weights >= 0)):
-        raise InvalidParameter("pair_weights must be finite and not negative.")
-    if not np.allclose(weights, np.swapaxes(weights, -1, -2), rtol=1e-12, atol=0):
-        raise InvalidParameter("pair_weights must be symmetric: W[i, j] counts the comparisons of i with j.")
-    return weights * (1 - np.eye(P.n))
+def pair_weights_of(pair_weights: PairWeights, P: PreferenceMatrix) -> Array:
+    """Validated ``(..., n, n)`` weights with a zero diagonal; :func:`solve_rlhf` says what they may be."""
+    known = P.pair_weights if pair_weights is None else pair_weights
+    if known is None or isinstance(known, str):
+        if known not in (None, "equal"):
+            raise InvalidParameter(f'pair_weights = {known!r}: give an (n, n) array, or "equal".')
+        P.require_complete()
+        return np.broadcast_to(1 - np.eye(P.n), P.shape)
+    weights = check_pair_weights(known, P.win_rates)
+    if np.any((weights > 0) & ~P.known):
+        P.require_complete()
+    return weights
 
 
 def _check_connected(P: PreferenceMatrix, weights: Array) -> None:
     """The maximum-likelihood rewards are finite iff the graph "i ever beat j" is strongly connected."""
-    beaten = (weights > 0) & (P.p > 0)
+    beaten = (weights > 0) & (P.win_rates > 0)
     doubtful = ~(beaten | np.eye(P.n, dtype=bool)).all((-2, -1))
     for where in map(tuple, np.argwhere(doubtful)):
         count, component = connected_components(beaten[where], connection="strong")

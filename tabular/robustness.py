@@ -28,9 +28,10 @@ from tqdm import tqdm
 from slhf.errors import InvalidParameter
 from tabular.concepts import Concept
 from tabular.policies import Array, total_variation
-from tabular.preferences import PreferenceMatrix, check_weights
+from tabular.preferences import PreferenceMatrix
 from tabular.profiles import Profile
-from tabular.rlhf import pair_weights_of
+from tabular.rankings import check_weights
+from tabular.rlhf import PairWeights, pair_weights_of
 
 TIES = 1e-9
 """Probabilities this close to the largest are called most probable too."""
@@ -51,7 +52,7 @@ def noise(
             raise InvalidParameter(f"level = {level}: must not be negative.")
         change = np.random.default_rng([seed, number]).uniform(-level, level, size=(_least(repeats), P.n, P.n))
         above = np.triu(change, 1)
-        noisy = PreferenceMatrix(np.clip(P.p + above - np.swapaxes(above, -1, -2), 0, 1), P.labels)
+        noisy = P.moved(np.clip(P.p + above - np.swapaxes(above, -1, -2), 0, 1))
         for name, concept in concepts.items():
             columns = {"concept": name, "level": level, "repeat": np.arange(repeats)}
             tables.append(pd.DataFrame(columns | compare(concept, P, noisy)))
@@ -64,13 +65,13 @@ def sampling(
     comparisons: Sequence[int],
     repeats: int = 200,
     seed: int = 0,
-    pair_weights: ArrayLike | None = None,
+    pair_weights: PairWeights = None,
 ) -> pd.DataFrame:
     """P estimated from a finite number of comparisons: each draws a pair, then its winner.
 
     The estimate is the share of wins, 1/2 for a pair that was never drawn. RLHF also learns how often each pair
-    was drawn, so with uneven ``pair_weights`` it goes to another limit than its unperturbed solution, in which
-    all pairs count the same; NLHF and SLHF know no weights, but rarely drawn pairs stay noisy for longer.
+    was drawn, so with other ``pair_weights`` than P's own it goes to another limit than its unperturbed solution;
+    NLHF and SLHF know no weights, but rarely drawn pairs stay noisy for longer.
 
     Args:
         P: the truth.
@@ -78,7 +79,8 @@ def sampling(
         comparisons: how many are drawn in all, for each size of data set.
         repeats: how many data sets of each size.
         seed: of all draws.
-        pair_weights: ``(n, n)``, symmetric: how likely each pair is to be drawn, up to a factor; None is all alike.
+        pair_weights: ``(n, n)``, symmetric: how likely each pair is to be drawn, up to a factor; None is as often as
+            it met in P, where P knows, and else all alike, as "equal" is always.
 
     Returns:
         The common columns, ``comparisons``, ``repeat``, and ``never_asked``, the number of pairs not drawn.
@@ -99,11 +101,10 @@ def sampling(
         wins = np.zeros((repeats, P.n, P.n))
         wins[:, i, j], wins[:, j, i] = won, asked - won
         estimate = PreferenceMatrix.from_counts(wins, "half", P.labels)
-        times = wins + np.swapaxes(wins, -1, -2)
         for name, concept in concepts.items():
             columns = {"concept": name, "comparisons": total, "repeat": np.arange(repeats)}
             columns["never_asked"] = (asked == 0).sum(-1)
-            tables.append(pd.DataFrame(columns | compare(concept, P, estimate, times)))
+            tables.append(pd.DataFrame(columns | compare(concept, P, estimate)))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -114,24 +115,26 @@ def pair_weighting(
     repeats: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The true P, with pairs asked unequally often: weights from a symmetric Dirichlet distribution over pairs.
+    """The true P, with pairs asked otherwise: weights from a Dirichlet distribution around P's own (or equal ones).
 
-    A large concentration makes them equal, 1 makes all weights equally likely.
+    A large concentration leaves them there; where they are equal, 1 makes all weights equally likely.
 
     Returns:
         The common columns, ``concentration`` and ``repeat``.
     """
     _one_game(P)
     i, j = np.triu_indices(P.n, 1)
+    own = pair_weights_of(None, P)[i, j]
+    i, j, own = i[own > 0], j[own > 0], own[own > 0]
     tables = []
     for number, concentration in _progress(list(enumerate(concentrations)), "pair weights"):
         if not concentration > 0:
             raise InvalidParameter(f"concentration = {concentration}: must be positive.")
         rng = np.random.default_rng([seed, number])
         weights = np.zeros((_least(repeats), P.n, P.n))
-        weights[:, i, j] = rng.dirichlet(np.full(len(i), concentration), size=repeats) * len(i)
+        weights[:, i, j] = rng.dirichlet(concentration * own / own.mean(), size=repeats) * len(i)
         weights += np.swapaxes(weights, -1, -2)
-        same = PreferenceMatrix(np.broadcast_to(P.p, weights.shape), P.labels)
+        same = P.moved(np.broadcast_to(P.p, weights.shape))
         for name, concept in concepts.items():
             columns = {"concept": name, "concentration": concentration, "repeat": np.arange(repeats)}
             tables.append(pd.DataFrame(columns | compare(concept, P, same, weights)))
@@ -139,7 +142,7 @@ def pair_weighting(
 
 
 def dropped_pairs(P: PreferenceMatrix, concepts: Mapping[str, Concept]) -> pd.DataFrame:
-    """Each pair in turn is hardly asked, or not known at all.
+    """Each pair in turn is hardly asked, or not known at all; the others weigh what they weigh in P.
 
     ``treatment`` says which. "weight 0": RLHF fits the other pairs, and the concepts that know no weights still
     see p(i > j), as they would from any number of comparisons of the pair. "set to 1/2": nothing is known about
@@ -155,9 +158,9 @@ def dropped_pairs(P: PreferenceMatrix, concepts: Mapping[str, Concept]) -> pd.Da
     i, j = np.triu_indices(P.n, 1)
     pair = np.zeros((len(i), P.n, P.n), dtype=bool)
     pair[np.arange(len(i)), i, j] = pair[np.arange(len(i)), j, i] = True
-    every = np.broadcast_to(1 - np.eye(P.n), pair.shape)
-    same = PreferenceMatrix(np.broadcast_to(P.p, pair.shape), P.labels)
-    tied = PreferenceMatrix(np.where(pair, 0.5, P.p), P.labels)
+    every = np.broadcast_to(pair_weights_of(None, P), pair.shape)
+    same = P.moved(np.broadcast_to(P.p, pair.shape))
+    tied = P.moved(np.where(pair, 0.5, P.p))
     labels = np.array(P.labels, dtype=object)
     tables = []
     for treatment, game, weights in (("weight 0", same, np.where(pair, 0, every)), ("set to 1/2", tied, every)):
@@ -221,7 +224,9 @@ def copy_alternative(
         cycle: see :func:`clones`.
 
     Returns:
-        ``(..., n + copies, n + copies)`` preferences, and of which alternative each one is a copy.
+        ``(..., n + copies, n + copies)`` preferences, and of which alternative each one is a copy. Where P knows how
+        often pairs met, a copy meets the others as often as its original does, and a clone as often as it meets
+        the average other.
     """
     if label not in P.labels:
         raise InvalidParameter(f"{label!r} is not among the alternatives {P.labels}.")
@@ -234,7 +239,12 @@ def copy_alternative(
     p = P.p[..., original[:, None], original]
     clones = np.flatnonzero(original == alternative)
     p[..., clones[:, None], clones] = 0.5 + direction * (cycle - 0.5)
-    return PreferenceMatrix(p, [*P.labels, *(f"{label}#{k}" for k in range(1, m))]), original
+    weights = P.pair_weights
+    if weights is not None:
+        average = weights[..., alternative, :].sum(-1)[..., None, None] / max(1, P.n - 1)
+        weights = weights[..., original[:, None], original]
+        weights[..., clones[:, None], clones] = average * (1 - np.eye(m))
+    return PreferenceMatrix(p, [*P.labels, *(f"{label}#{k}" for k in range(1, m))], weights), original
 
 
 def annotator_mix(
@@ -284,9 +294,9 @@ def annotator_mix(
 
 
 def compare(
-    concept: Concept, P: PreferenceMatrix, perturbed: PreferenceMatrix, pair_weights: ArrayLike | None = None
+    concept: Concept, P: PreferenceMatrix, perturbed: PreferenceMatrix, pair_weights: PairWeights = None
 ) -> dict[str, Any]:
-    """The common columns for one concept: ``(...)`` arrays, given a batch of perturbed games and pair weights."""
+    """The common columns for one concept: ``(...)`` arrays, given a batch of perturbed games and other pair weights."""
     solution = concept.solve(perturbed, pair_weights)
     loss = np.maximum(concept.loss(P, solution), 0)  # below 0 there is only rounding
     return _moved(P, concept.solve(P).policy, solution.policy) | {"loss": loss}

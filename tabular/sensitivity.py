@@ -29,7 +29,7 @@ from tabular.arrays import of_numpy
 from tabular.nash import NashSolution, solve_nlhf
 from tabular.policies import Array
 from tabular.preferences import TOLERANCE, PreferenceMatrix
-from tabular.rlhf import RLHFSolution, information, pair_weights_of, solve_rlhf, win_probability
+from tabular.rlhf import PairWeights, RLHFSolution, information, pair_weights_of, solve_rlhf, win_probability
 from tabular.stackelberg import StackelbergSolution, solve_slhf
 
 LARGEST_CONDITION = 16
@@ -173,7 +173,7 @@ def rlhf_sensitivity(
     P: PreferenceMatrix,
     tau: float = 0.1,
     reference: ArrayLike | None = None,
-    pair_weights: ArrayLike | None = None,
+    pair_weights: PairWeights = None,
     l2: float = 0.0,
 ) -> RLHFSensitivity:
     """Derivatives of :func:`solve_rlhf`, which documents arguments and errors; tau positive.
@@ -240,16 +240,17 @@ def influence(P: PreferenceMatrix, policy: Derivative) -> pd.DataFrame:
         policy: the derivative of a policy for it.
 
     Returns:
-        Columns: ``first``, ``second``, labels; ``preference``, p(first > second); ``influence``, the total
+        Columns: ``first``, ``second``, labels; ``preference``, p(first > second), missing for a pair that
+        never met; ``influence``, the total
         variation that the policy moves by per unit of it, to first order; ``gains``, ``loses``, the labels
         whose probability rises and falls most when p(first > second) rises.
 
     Raises:
         InvalidParameter: P is a batch, or the derivative is not about it.
     """
-    if P.p.ndim > 2 or policy.gain.shape != P.p.shape:
+    if P.batch_shape or policy.gain.shape != P.shape:
         raise InvalidParameter(
-            f"Influence is about one game, got P of shape {P.p.shape} and a derivative of shape {policy.gain.shape}."
+            f"Influence is about one game, got P of shape {P.shape} and a derivative of shape {policy.gain.shape}."
         )
     i, j = np.triu_indices(P.n, 1)
     moves = policy.jacobian()[:, i, j]
@@ -258,7 +259,7 @@ def influence(P: PreferenceMatrix, policy: Derivative) -> pd.DataFrame:
         {
             "first": labels[i],
             "second": labels[j],
-            "preference": P.p[i, j],
+            "preference": np.where(P.known, P.win_rates, np.nan)[i, j],
             "influence": np.abs(moves).sum(0) / 2,
             "gains": labels[moves.argmax(0)],
             "loses": labels[moves.argmin(0)],

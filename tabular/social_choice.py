@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slhf.errors import InvalidParameter
+from tabular.arrays import Array
 from tabular.policies import TIE_TOLERANCE
-from tabular.preferences import Array, PreferenceMatrix
+from tabular.preferences import PreferenceMatrix
 
 Mask = NDArray[np.bool_]
 

@@ -45,8 +45,12 @@ def add(commands: Any) -> None:
         description="Search for the smallest profile on which a solution concept breaks an axiom of social choice.",
         epilog=TEXT.format(axioms="\n".join(_line(name, axiom) for name, axiom in AXIOMS.items())),
     )
-    parser.add_argument("--concept", action="append", choices=RULES, help="only this one; repeat for more")
-    parser.add_argument("--axiom", action="append", choices=AXIOMS, help="only this one; repeat for more")
+    parser.add_argument(
+        "--concept", action="append", type=str.lower, choices=RULES, help="only this one; repeat for more"
+    )
+    parser.add_argument(
+        "--axiom", action="append", type=str.lower, choices=AXIOMS, help="only this one; repeat for more"
+    )
     parser.add_argument("--games", type=int, default=20_000, help="random profiles for each pair (default 20000)")
     parser.add_argument("--seed", type=int, default=0, help="of the random profiles")
     options.output_options(parser, "the table")

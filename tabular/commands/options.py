@@ -6,14 +6,16 @@ import argparse
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from slhf.errors import InvalidParameter
 from slhf.names import advice
-from tabular.files import PREFLIB
-from tabular.preferences import Missing, PreferenceMatrix, Unranked
+from tabular.files import Ties
+from tabular.preferences import Missing, PreferenceMatrix
+from tabular.rankings import Unranked
 
 FILE_HELP = """\
 FILE holds P[i, j], the probability that i is preferred to j, as .csv, .json or .npy. For example:
@@ -23,7 +25,16 @@ FILE holds P[i, j], the probability that i is preferred to j, as .csv, .json or 
   B,.35,.5,.75                             [0.35, 0.5, 0.75],
   C,.6,.25,.5                              [0.6, 0.25, 0.5]]}
 
-It can also be a CSV of comparisons (first row: winner,loser,count) or a PrefLib file (.soc, .soi, .toc, .toi).
+It can also hold
+
+  comparisons         winner,loser,count      how often (or a weight; without it each row is one)
+  battles             model_a,model_b,winner  the winner is model_a, model_b, left, right, a name or tie (see --ties)
+  counts of wins      a square matrix, with --counts
+  orders              PrefLib's .soc, .soi, .toc, .toi
+
+Tables are .csv, .tsv, .txt, or .json and .jsonl with an object for each row; any of them may be compressed (.gz).
+Columns may be in any order and more than these, cells separated by commas, semicolons or tabs, numbers have decimal
+commas. Of a matrix one triangle is enough, and the diagonal may be blank. What was assumed is printed as a note.
 """
 
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
@@ -33,17 +44,24 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2; an option that does not exist comes with the nearest that does."""
-        unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
-        if unknown:
-            message = f"there is no option {unknown[1]}; {nearest(unknown[1], sorted(self._options()))}"
+        """Exit with status 2."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
-    def _options(self) -> set[str]:
-        """Of this parser and of its commands."""
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Exit with status 2 at an option that the command does not have; says who has it, or which is nearest."""
+        found, rest = self.parse_known_args(args, namespace)
+        if not rest:
+            return found
+        name, parser = rest[0].partition("=")[0], getattr(found, "parser", self)
+        if not name.startswith("--"):
+            parser.error(f"{' '.join(rest)!r} is left over; quote what holds spaces")
         commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        inner = [parser for action in commands for parser in action.choices.values()]
-        return {*self._option_string_actions}.union(*(parser._options() for parser in inner))
+        others = [command for a in commands for command, p in a.choices.items() if name in p._option_string_actions]
+        if others:
+            parser.error(f"{parser.prog.split()[-1]} has no option {name}, which is for {', '.join(others)}; drop it")
+        return parser.error(f"there is no option {name}; {nearest(name, sorted(parser._option_string_actions))}")
 
 
 def command(
@@ -53,7 +71,7 @@ def command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -66,7 +84,20 @@ def file_options(parser: argparse.ArgumentParser) -> None:
         help="incomplete orders in a PrefLib file: alternatives left out say nothing, or tie at the bottom",
     )
     parser.add_argument(
-        "--missing", choices=get_args(Missing), default="raise", help="pairs never compared: an error, or ties"
+        "--missing",
+        choices=get_args(Missing),
+        default="raise",
+        help="pairs never compared: an error, or ties; rlhf needs neither, they weigh 0 there",
+    )
+    parser.add_argument(
+        "--ties", choices=get_args(Ties), help="battles that end in a tie: half a win each, or left out"
+    )
+    parser.add_argument("--counts", action="store_true", help="the matrix holds how often each row beat each column")
+    parser.add_argument("--percent", action="store_true", help="the matrix holds percentages")
+    parser.add_argument(
+        "--symmetrise",
+        action="store_true",
+        help="P[i, j] + P[j, i] misses 1 by rounding, to two decimals or more: split what is missed",
     )
 
 
@@ -98,15 +129,31 @@ def check_plot(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace) -> PreferenceMatrix:
-    """The preferences that :func:`file_options` describe."""
-    if args.unranked is not None and Path(args.file).suffix.lower() not in PREFLIB:
-        raise InvalidParameter(f"--unranked has no meaning for {args.file}, which is no PrefLib file; drop it.")
-    return PreferenceMatrix.load(args.file, args.unranked, args.missing)
+    """The preferences that :func:`file_options` describe; what was assumed goes to standard error."""
+    P = PreferenceMatrix.load(
+        args.file,
+        args.unranked,
+        args.missing,
+        ties=args.ties,
+        counts=args.counts,
+        percent=args.percent,
+        symmetrise=args.symmetrise,
+    )
+    report(args.file, P.notes)
+    return P
+
+
+def report(file: str, notes: Iterable[str]) -> None:
+    """Print what was assumed about a file, away from the answer."""
+    for note in notes:
+        print(f"note: {file}: {note}.", file=sys.stderr)
 
 
 def as_typed(message: str) -> str:
     """Settings in an error's advice as one types them here: ``missing="half"`` becomes ``--missing half``."""
-    return re.sub(r'\b(missing|unranked)="(\w+)"', r"--\1 \2", message)
+    message = re.sub(r'\b(missing|unranked|ties)="(\w+)"', r"--\1 \2", message)
+    message = re.sub(r"\b(counts|percent|symmetrise)=True", r"--\1", message)
+    return message.replace("pass l2 > 0", "add --l2 with a small number")
 
 
 def one_game(P: PreferenceMatrix, args: argparse.Namespace) -> None:

@@ -154,6 +154,7 @@ def _teach(cls: type[Algorithm]) -> str:
 
 def _algorithm(text: str) -> str:
     known = [*ALGORITHMS, *ALIASES]
+    text = text.lower()
     if text not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is unknown; {options.nearest(text, known)}")
     return text

@@ -12,9 +12,9 @@ import numpy as np
 from tabulate import tabulate
 
 import tabular
-from slhf.errors import SLHFError
+from slhf.errors import NotConverged, SLHFError
 from tabular.commands import options
-from tabular.files import read_matrix
+from tabular.files import read_weights
 from tabular.preferences import PreferenceMatrix
 
 SOLVERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -34,6 +34,7 @@ examples:
   python -m tabular solve P.csv --concept nlhf --selection exact --plot nash.png
   python -m tabular solve P.csv --concept nlhf --tau 0.01 --reference 0.5,0.25,0.25
   python -m tabular solve P.csv --concept rlhf --tau 0.1 --pair-weights asked.csv
+  python -m tabular solve battles.jsonl --concept rlhf --ties half
 """
 
 
@@ -48,7 +49,7 @@ def add(commands: Any) -> None:
         epilog=options.FILE_HELP + EXAMPLES,
     )
     options.file_options(parser)
-    parser.add_argument("--concept", required=True, choices=SOLVERS, help="what to solve for")
+    parser.add_argument("--concept", required=True, type=str.lower, choices=SOLVERS, help="what to solve for")
     parser.add_argument(
         "--tau", type=float, help="temperature: the price of KL to the reference; 0 for none; default 0.1, for nlhf 0"
     )
@@ -67,7 +68,11 @@ def add(commands: Any) -> None:
         help="slhf: the Follower's reference, for every answer",
     )
     parser.add_argument("--selection", choices=SELECTIONS, help="nlhf: which equilibrium at --tau 0")
-    parser.add_argument("--pair-weights", metavar="FILE", help="rlhf: matrix of how often each pair was compared")
+    parser.add_argument(
+        "--pair-weights",
+        metavar="FILE",
+        help='rlhf: matrix of how often each pair was compared, instead of what the preferences know; or "equal"',
+    )
     parser.add_argument("--l2", type=float, help="rlhf: penalty (l2 / 2) sum r^2 on the rewards")
     options.output_options(parser, "the preferences and the policies")
 
@@ -83,8 +88,9 @@ def run(args: argparse.Namespace) -> str:
             raise SLHFError(f"--{name.replace('_', '-')} has no meaning for --concept {args.concept}; drop it.")
     P = options.load(args)
     options.one_game(P, args)
-    if "pair_weights" in given:
-        given["pair_weights"] = read_matrix(given["pair_weights"])[0]
+    if given.get("pair_weights", "equal") != "equal":
+        given["pair_weights"], notes = read_weights(args.pair_weights, P.labels)
+        options.report(args.pair_weights, notes)
     if args.concept == "slhf":
         tau = given.pop("tau", None)
         given = ({} if tau is None else {"tau_leader": tau, "tau_follower": tau}) | given
@@ -92,11 +98,60 @@ def run(args: argparse.Namespace) -> str:
             given["leader_reference"] = given.pop("reference")
     solution = solver(P, **given)
     temperatures = temperatures_of(solver, given)
+    facts = facts_of(P, args, temperatures)
     if args.plot is not None:
         from tabular.commands import plots  # matplotlib takes longer to import than most games to solve
 
         plots.solution(args.plot, P, args.concept, solution, temperatures)
-    return _as_json(P, args.concept, solution, temperatures) if args.json else _as_table(P, solution, temperatures)
+    if args.json:
+        return _as_json(P, args.concept, solution, temperatures, facts)
+    tables = [_game_table(P, solution, index) for index in np.ndindex(P.batch_shape)]
+    ends = {name: f"{tau:g}" for name, tau in temperatures.items()}
+    ends |= {name.replace("_", " "): text for name, (_, text) in facts.items()}
+    return "\n\n".join(tables) + "".join(f"\n{name}: {text}" for name, text in ends.items())
+
+
+def facts_of(
+    P: PreferenceMatrix, args: argparse.Namespace, temperatures: dict[str, float]
+) -> dict[str, tuple[Any, str]]:
+    """What an answer rests on besides its temperatures, for JSON and for reading.
+
+    For rlhf the pair weights; for nlhf without a temperature the selection, and whether there are other answers.
+    """
+    if args.concept == "rlhf":
+        return {"pair_weights": weights_used(P, args)}
+    if args.concept == "slhf" or temperatures["tau"] > 0:
+        return {}
+    found = [uniqueness(P, index) for index in np.ndindex(P.batch_shape)]
+    unique = [one for one, _ in found] if P.batch_shape else found[0][0]
+    return {"selection": (args.selection or "any",) * 2, "unique": (unique, " | ".join(text for _, text in found))}
+
+
+def weights_used(P: PreferenceMatrix, args: argparse.Namespace) -> tuple[Any, str]:
+    """What weighted the pairs, for JSON and for reading."""
+    if args.pair_weights is not None:
+        return args.pair_weights, args.pair_weights
+    if P.pair_weights is None:
+        return "equal", f"equal, for {args.file} does not say how often each pair met"
+    never = int(np.sum(np.triu(P.pair_weights == 0, 1)))
+    pairs = P.pair_weights.size // P.n**2 * (P.n * (P.n - 1) // 2)
+    rest = f"; {never} of {pairs} pairs never met and weigh 0" if never else ""
+    return {"counts": args.file, "never_met": never}, f"how often each pair met{rest}"
+
+
+def uniqueness(P: PreferenceMatrix, index: tuple[int, ...]) -> tuple[bool | None, str]:
+    """Whether a game has one equilibrium without a temperature, for JSON and for reading; None if nobody can tell."""
+    from tabular.uniqueness import all_lotteries  # here: it brings linear programming, and only this needs it
+
+    try:
+        found = all_lotteries(P.margins[index])
+    except NotConverged:
+        return None, "cannot be told, for the game is almost degenerate"
+    if found.unique:
+        return True, "yes"
+    names = ", ".join(label for label, played in zip(P.labels, found.played, strict=True) if played)
+    rest = f"every policy on {names} is an equilibrium" if found.every_policy else f"equilibria play some of {names}"
+    return False, f"no, {rest}"
 
 
 def temperatures_of(solver: Callable[..., Any], given: dict[str, Any]) -> dict[str, float]:
@@ -105,7 +160,13 @@ def temperatures_of(solver: Callable[..., Any], given: dict[str, Any]) -> dict[s
     return {name: given.get(name, names[name].default) for name in names if name.startswith("tau")}
 
 
-def _as_json(P: PreferenceMatrix, concept: str, solution: Any, temperatures: dict[str, float]) -> str:
+def _as_json(
+    P: PreferenceMatrix,
+    concept: str,
+    solution: Any,
+    temperatures: dict[str, float],
+    facts: dict[str, tuple[Any, str]],
+) -> str:
     names = np.array(P.labels, dtype=object)
     games = [
         {
@@ -118,17 +179,13 @@ def _as_json(P: PreferenceMatrix, concept: str, solution: Any, temperatures: dic
         for index in np.ndindex(P.batch_shape)
     ]
     answer: dict[str, Any] = games[0] if not P.batch_shape else {"games": games}
-    head = {"concept": concept, **temperatures, "labels": list(P.labels)}
+    head = {"concept": concept, **temperatures, **{name: value for name, (value, _) in facts.items()}}
+    head |= {"labels": list(P.labels), "notes": list(P.notes)}
     return json.dumps(head | answer | {"certificate": solution.certificate.to_json()}, indent=2, allow_nan=False)
 
 
 def _is_exact(solution: Any) -> bool:
     return bool(solution.certificate.exact)
-
-
-def _as_table(P: PreferenceMatrix, solution: Any, temperatures: dict[str, float]) -> str:
-    tables = [_game_table(P, solution, index) for index in np.ndindex(P.batch_shape)]
-    return "\n\n".join(tables) + "".join(f"\n{name}: {tau:g}" for name, tau in temperatures.items())
 
 
 def _game_table(P: PreferenceMatrix, solution: Any, index: tuple[int, ...]) -> str:

@@ -126,7 +126,7 @@ def test_bad_tensors_are_refused_with_their_place():
     with pytest.raises(InvalidPreferences, match=r"Game \(0,\), entry \(A, C\) = nan: .* finite"):
         PreferenceMatrix(bad, "ABC")
     with pytest.raises(MissingPair, match=r"\(0, 1\)"):
-        PreferenceMatrix.from_counts(torch.zeros(2, 2))
+        _ = PreferenceMatrix.from_counts(torch.zeros(2, 2)).p
     with pytest.raises(InvalidPreferences, match="autograd"):
         PreferenceMatrix(torch.full((1, 1), 0.5, requires_grad=True))
     with pytest.raises(InvalidReference, match=r"leader_reference\(2,\) = 0"):
@@ -169,7 +169,7 @@ def test_text_is_no_number():
 
 
 def test_float32_is_named_where_it_is_too_coarse():
-    with pytest.raises(InvalidPreferences, match=r"rounded, perhaps in float32: make P\[j, i\] of 1 - P"):
+    with pytest.raises(InvalidPreferences, match=r"rounding, perhaps in float32, make P\[j, i\] of 1 - P"):
         PreferenceMatrix(CONDORCET.p.astype(np.float32))
     with pytest.raises(InvalidReference, match="normalise it, in float64"):
         solve_slhf(CONDORCET, leader_reference=np.array([0.15, 0.25, 0.6], np.float32))

@@ -108,7 +108,7 @@ def test_the_default_is_a_table(capsys, file, concept):
         (["--concept", "slhf", "--tau", "-1"], "tau_leader = -1.0: must not be negative"),
         (["--concept", "slhf", "--tau", "1e300"], "tau_leader = 1e+300: float64 cannot tell it from infinity"),
         (["--concept", "rlhf", "--l2", "1e308"], "l2 = 1e+308: float64 cannot tell it from infinity"),
-        (["--concept", "slhf", "--unranked", "bottom"], "--unranked has no meaning for"),
+        (["--concept", "slhf", "--unranked", "bottom"], "--unranked bottom has no meaning for"),
         (["--concept", "slhf", "--l2", "1"], "--l2 has no meaning for --concept slhf"),
         (["--concept", "nlhf", "--tau-leader", "1"], "--tau-leader has no meaning for --concept nlhf"),
         (["--concept", "nlhf", "--tau", "1", "--reference", ".5,.5"], "reference has shape (2,)"),
@@ -158,7 +158,7 @@ def test_as_a_program(file):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    kinds = ".csv, .npy, .json, .soc, .soi, .toc, .toi"
+    kinds = ".csv, .tsv, .txt, .json, .jsonl, .npy, .soc, .soi, .toc, .toi, .wmd"
     assert done.stderr == f"error: {file}x: unknown kind of file '.csvx'; use one of {kinds}.\n"
 
 
@@ -374,7 +374,7 @@ def test_an_unwritable_plot_is_one_line_before_any_work(capsys, file, tmp_path, 
     command = [{"FILE": file}.get(word, word) for word in command]
     module = import_module(f"tabular.commands.{command[0]}")
     worked = []
-    for name in ("audit", "describe", "follow", "read_matrix"):
+    for name in ("audit", "describe", "follow", "read_weights"):
         monkeypatch.setattr(module, name, lambda *_, **__: worked.append(1), raising=False)
     monkeypatch.setattr(options, "load", lambda _: worked.append(1))
     for path in (f"{file}/picture.png", str(tmp_path / "folder.png"), str(tmp_path / ("x" * 300 + ".png"))):
@@ -458,3 +458,45 @@ def test_advice_is_given_as_one_types_it(capsys, tmp_path):
     path.write_text("winner,loser,count\nA,B,3\nB,C,2\n", encoding="utf-8")
     assert main(["solve", str(path), "--concept", "nlhf"]) == 2
     assert "call them ties (--missing half)" in capsys.readouterr().err
+
+
+def test_an_option_of_another_command_says_whose_it_is(capsys, file):
+    for argv, message in (
+        (["describe", file, "--tau", "1"], "describe has no option --tau, which is for solve; drop it"),
+        (["audit", "--missing=half"], "audit has no option --missing, which is for solve, run, describe; drop it"),
+        (["describe", file, "other.csv"], "'other.csv' is left over; quote what holds spaces"),
+        (["run", file, "--algorithm", "dpo"], "'dpo' is unknown; valid are stackelberg_gda"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(argv)
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_names_are_taken_in_any_case(capsys, file):
+    assert answer(capsys, file, "--concept", "SLHF")["concept"] == "slhf"
+    assert followed(capsys, file, "--algorithm", "SPO", "--steps", "1")["algorithm"] == "spo"
+    assert main(["audit", "--concept", "RLHF", "--axiom", "Pareto", "--games", "0"]) == 0
+
+
+def lotteries(capsys, file, *argv):
+    assert main(["solve", str(file), "--concept", "nlhf", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_without_a_temperature_the_selection_is_printed_and_whether_there_are_other_equilibria(capsys, file, tmp_path):
+    assert "\nselection: any\nunique: yes" in lotteries(capsys, file)
+    assert answer(capsys, file, "--concept", "nlhf")["unique"] is True
+    ties = tmp_path / "ties.csv"
+    ties.write_text("A,B,C\n.5,.5,.5\n.5,.5,.5\n.5,.5,.5\n")
+    for selection in ("any", "max_entropy", "exact"):
+        out = lotteries(capsys, ties, "--selection", selection)
+        assert f"\nselection: {selection}\nunique: no, every policy on A, B, C is an equilibrium" in out
+    assert answer(capsys, str(ties), "--concept", "nlhf")["unique"] is False
+    assert "unique" not in lotteries(capsys, ties, "--tau", "0.1")
+    some = tmp_path / "some.csv"  # A and B each beat C, and tie; D loses to all
+    some.write_text("A,B,C,D\n.5,.5,.6,.9\n.5,.5,.7,.9\n.4,.3,.5,.9\n.1,.1,.1,.5\n")
+    assert "unique: no, every policy on A, B is an equilibrium" in lotteries(capsys, some)
+    np.save(tmp_path / "batch.npy", np.stack([CONDORCET.p, np.full((3, 3), 0.5)]))
+    assert answer(capsys, str(tmp_path / "batch.npy"), "--concept", "nlhf")["unique"] == [True, False]

@@ -196,7 +196,7 @@ def test_a_spoiled_entry_is_refused_with_its_place(rule, P, seed):
     if game:
         place = rf"Game \({game[0]},( {game[-1]})?\), entry {place}"
     with pytest.raises(MissingPair if rule == "never met" else InvalidPreferences, match=message) as caught:
-        make(values)
+        _ = make(values).p
     assert caught.type is (MissingPair if rule == "never met" else InvalidPreferences)
     caught.match(place)
 
