@@ -32,6 +32,8 @@ SAFE_MASS = 1e200
 
 def check_temperature(value: Any, name: str) -> float:
     """``value`` as a float: 0, or from ``SMALLEST_`` to ``LARGEST_TEMPERATURE``. Raises InvalidParameter."""
+    if type(value) is float and (value == 0 or SMALLEST_TEMPERATURE <= value <= LARGEST_TEMPERATURE):
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise InvalidParameter(f"{name} = {value!r}: must be a finite number, 0 or positive.")
     if value < 0:
