@@ -158,6 +158,13 @@ def _normalise(logits: AnyArray, tau: float) -> Response:
     return Response(logits, policy, tau * (top + log_mass))
 
 
+def log_softmax(logits: AnyArray) -> AnyArray:
+    """``(..., n)``: the logs of the policy with these logits."""
+    xp = array_namespace(logits)
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
 def total(x: AnyArray) -> AnyArray:
     """The sum along the last axis, as a product with ones: many times faster than ``sum`` where rows are short."""
     xp = array_namespace(x)
