@@ -34,13 +34,15 @@ def pivoted_lotteries(margins: AnyArray) -> tuple[AnyArray, AnyArray]:
     Returns:
         policies ``(games, n)`` and pivots ``(games,)``, -1 where there would have been too many.
     """
-    xp, (games, n, _) = array_namespace(margins), margins.shape
+    games, n, _ = margins.shape
     loops = compiled.LOTTERIES.for_games(margins, n * (1e-4 + 1e-8 * games * n * n))
+    if loops is not None:
+        looped = np.empty((games, n)), np.empty(games, dtype=np.int64)
+        loops.pivoted_lotteries(np.ascontiguousarray(margins), *looped)
+        return looped
+    xp = array_namespace(margins)
     policies = xp.zeros((games, n), dtype=xp.float64, device=device(margins))
     pivots = xp.full((games,), -1, dtype=xp.int64, device=device(margins))
-    if loops is not None:
-        loops.pivoted_lotteries(np.ascontiguousarray(margins), policies, pivots)
-        return policies, pivots
     state, active = start(margins), xp.arange(games, device=device(margins))
     for pivot in range(20 * n + 100):
         r, s, column = choose(state)
@@ -83,7 +85,9 @@ def start(margins: AnyArray) -> Tableaus:
     """
     xp, n = array_namespace(margins), margins.shape[-1]
     borda, scale = xp.sum(margins, axis=-1), xp.max(xp.abs(margins), axis=(-2, -1))
-    strongest = borda >= (xp.max(borda, axis=-1) - TOLERANCE * scale)[:, None]  # else rounding would choose among equals
+    strongest = (
+        borda >= (xp.max(borda, axis=-1) - TOLERANCE * scale)[:, None]
+    )  # else rounding would choose among equals
     first = xp.argmax(xp.astype(strongest, xp.int8), axis=-1)
     deviation = xp.sum(borda * borda, axis=-1) / n
     spread = xp.where(deviation > 0, 1 / xp.sqrt(xp.where(deviation > 0, deviation, 1.0)), 0.0)

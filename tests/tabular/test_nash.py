@@ -54,7 +54,7 @@ def test_the_gap_is_the_exploitability_and_bounds_the_distance(P, tau, seed):
 def test_the_divergence_of_any_policy_is_its_exploitability(P, tau, seed):
     """The certificate's formula, away from the solution, where it is not just 0."""
     reference, policy = policies(P.p.shape[:-1], seed), policies(P.p.shape[:-1], seed + 1)
-    error = nash._log_error(P.margins, np.log(reference), np.log(policy), np.full(P.batch_shape, 1 / tau))
+    error = nash._log_error(P.margins, np.log(reference), np.log(policy), 1 / tau)
     expected = exploitability(P.margins, policy, tau, reference)
     assert_allclose(tau * nash._divergence(np.log(policy), error), expected, rtol=1e-10, atol=1e-14)
 
