@@ -50,7 +50,7 @@ def any_lotteries(margins: AnyArray) -> tuple[AnyArray, Certificate, AnyArray]:
             x, w, steps = central_lottery(A)
             policies[game], iterations[game] = polish(A, np.where(x > w, x, 0)), steps
     gap, residual, proved = exploitability(margins, policies)
-    if not proved.all():
+    if False in proved.tolist():
         failed = [index for index, found in enumerate(proved.tolist()) if not found]
         method += f", linear program for {len(failed)} of {games} games"
         for index in failed:
@@ -67,9 +67,9 @@ def exploitability(margins: AnyArray, policies: AnyArray) -> tuple[AnyArray, Any
     """
     loops = compiled.LOTTERIES.for_games(margins, 1e-4)
     if loops is not None:
-        gap, residual, largest = np.empty((3, len(margins)))
-        loops.exploitability(margins, policies, gap, residual, largest)
-        return gap, residual, residual <= TOLERANCE * largest
+        gap, residual, proved = np.empty(len(margins)), np.empty(len(margins)), np.empty(len(margins), dtype=bool)
+        loops.exploitability(margins, policies, gap, residual, proved)
+        return gap, residual, proved
     xp = array_namespace(margins)
     advantage = xp.matmul(margins, policies[..., None])[..., 0]
     is_policy = (xp.abs(xp.sum(xp.abs(policies), axis=-1) - 1) <= TOLERANCE) & (xp.min(policies, axis=-1) >= 0)

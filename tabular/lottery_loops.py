@@ -105,8 +105,8 @@ def _exchange(tableau, direction, r, s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def exploitability(margins, policies, gap, residual, largest):  # type: ignore[no-untyped-def]
-    """:func:`tabular.lotteries.exploitability`: fills in what it returns, and the largest margins."""
+def exploitability(margins, policies, gap, residual, proved):  # type: ignore[no-untyped-def]
+    """:func:`tabular.lotteries.exploitability`: fills in what it returns."""
     for game in range(len(margins)):
         best, worst, scale, total = -np.inf, np.inf, 0.0, 0.0
         for i in range(policies.shape[1]):
@@ -119,5 +119,5 @@ def exploitability(margins, policies, gap, residual, largest):  # type: ignore[n
                 worst = min(worst, advantage)
             total += abs(policies[game, i])
         is_policy = abs(total - 1) <= TOLERANCE and policies[game].min() >= 0
-        largest[game] = scale
         gap[game], residual[game] = (best, best - worst) if is_policy else (np.inf, np.inf)
+        proved[game] = residual[game] <= TOLERANCE * scale

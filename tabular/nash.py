@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from slhf.certificates import Certificate
 from slhf.errors import InvalidParameter, NotConverged
 from tabular import compiled, lotteries
-from tabular.arrays import AnyArray, solve
+from tabular.arrays import AnyArray, namespace, solve
 from tabular.policies import check_temperature, log_of, log_reference, log_softmax
 from tabular.preferences import PreferenceMatrix
 
@@ -45,7 +45,6 @@ class NashSolution(NamedTuple):
     Attributes:
         policy: ``(..., n)``.
         log_policy: its logs; -inf where it is 0.
-        value: ``(...)``, one half, by symmetry.
         certificate: gap = f, what the best opponent can gain (exploitability), in units of preference;
             residual = how unequal the actions in the support are, KL price included.
         rational: ``(..., n)`` array of ``Fraction`` when ``selection="exact"``, else None.
@@ -53,9 +52,13 @@ class NashSolution(NamedTuple):
 
     policy: AnyArray
     log_policy: AnyArray
-    value: AnyArray
     certificate: Certificate
     rational: NDArray[np.object_] | None = None
+
+    @property
+    def value(self) -> AnyArray:
+        """``(...)``, one half, by symmetry."""
+        return 0 * self.policy[..., 0] + 0.5
 
     @property
     def support(self) -> AnyArray:
@@ -110,8 +113,7 @@ def solve_nlhf(
 def _solution(
     log_policy: AnyArray, certificate: Certificate, rational: NDArray[np.object_] | None = None
 ) -> NashSolution:
-    policy = array_namespace(log_policy).exp(log_policy)
-    return NashSolution(policy, log_policy, 0 * policy[..., 0] + 0.5, certificate, rational)
+    return NashSolution(namespace(log_policy).exp(log_policy), log_policy, certificate, rational)
 
 
 def _batched(certificate: Certificate, shape: tuple[int, ...]) -> Certificate:
@@ -133,7 +135,7 @@ def _lottery(P: PreferenceMatrix, log_policies: AnyArray, certificate: Certifica
     """Temperature 0 in floating point, from what :mod:`tabular.lotteries` found."""
     certificate = _batched(certificate, P.batch_shape)
     solution = _solution(log_policies.reshape(P.p.shape[:-1]), certificate)
-    if not proved.all():
+    if False in proved.tolist():
         raise NotConverged(
             f"The {certificate.method} left an exploitability of {float(certificate.gap.max()):.1e} and a residual of "
             f'{float(certificate.residual.max()):.1e}; the game is almost degenerate; try selection="exact", or a '
@@ -175,7 +177,7 @@ def _kl_nash(P: PreferenceMatrix, tau: float, reference: ArrayLike | AnyArray | 
 
 
 def _follow_paths(margins: AnyArray, log_ref: AnyArray, target: float) -> tuple[AnyArray, AnyArray]:
-    """:func:`follow_path`, for numpy some games at a time, to save memory; on a GPU launching takes longer than work."""
+    """:func:`follow_path`; for numpy some games at a time, which saves memory, and would leave a GPU idle."""
     games, n, _ = margins.shape
     count = max(1, ENTRIES_AT_ONCE // n**2) if is_numpy_array(margins) else max(1, games)
     starts = range(0, max(1, games), count)

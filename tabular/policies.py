@@ -15,7 +15,7 @@ from array_api_compat import array_namespace, device
 from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidParameter, InvalidReference
-from tabular.arrays import AnyArray, Array, first, like
+from tabular.arrays import AnyArray, Array, first, like, namespace
 
 SUM_TOLERANCE = 1e-9
 """How far the probabilities of a reference may be from summing to one."""
@@ -207,7 +207,7 @@ def total_variation(policy: AnyArray, other: AnyArray) -> AnyArray:
 def log_of(policy: AnyArray) -> AnyArray:
     """The logs of probabilities, -inf where they are 0."""
     with np.errstate(divide="ignore"):
-        return array_namespace(policy).log(policy)
+        return namespace(policy).log(policy)
 
 
 def project_to_simplex(v: Array) -> Array:
