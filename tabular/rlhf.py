@@ -93,8 +93,8 @@ def solve_rlhf(
     if not (xp.all(certificate.residual <= TOLERANCE) and xp.all(error <= ACCURACY)):
         raise NotConverged(
             f"The Bradley-Terry fit stopped with score-equation residual {float(xp.max(certificate.residual)):.1e} "
-            f"(at most {TOLERANCE}) and rewards uncertain by {float(xp.max(error)):.1e} nats (at most {ACCURACY}): the data are "
-            f"almost separable; add a little l2, or use `best` from this error.",
+            f"(at most {TOLERANCE}) and rewards uncertain by {float(xp.max(error)):.1e} nats (at most {ACCURACY}): "
+            f"the data are almost separable; add a little l2, or use `best` from this error.",
             solution,
             certificate,
         )
