@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Certificate(NamedTuple):
     """Evidence that comes with a solution of a (batch of) game(s) with batch shape ``...``, in its kind of array.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Arrays of numpy, or of any library that follows the array API standard (data-apis.org/array-api), such as torch.
 
-The closed-form code (:mod:`tabular.policies`, :mod:`tabular.stackelberg`) finds its functions in the library of the
-array it is given, so a tensor on a GPU has a GPU answer, and numpy users need no torch. Everything else in
+The solvers (:mod:`tabular.stackelberg`, :mod:`tabular.nash`, :mod:`tabular.rlhf`) find their functions in the library
+of the array they are given, so a tensor on a GPU has a GPU answer, and numpy users need no torch. Everything else in
 ``tabular`` is for numpy and refuses other arrays: nothing is converted or moved between devices in silence.
 """
 
@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import array_api_compat.numpy
 import numpy as np
-from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array, is_writeable_array
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_array_api_obj,
+    is_numpy_array,
+    is_torch_array,
+    is_writeable_array,
+)
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
@@ -75,6 +83,23 @@ def kind(array: AnyArray) -> str:
     if is_numpy_array(array):
         return "numpy"
     return f"{type(array).__module__.partition('.')[0]} on {device(array)}"
+
+
+def namespace(array: AnyArray) -> Any:
+    """``array_namespace(array)``, which takes longer for numpy's arrays than most functions do for small ones."""
+    return array_api_compat.numpy if type(array) is np.ndarray else array_namespace(array)
+
+
+def solve(matrix: AnyArray, right: AnyArray) -> AnyArray:
+    """``(..., n, k)``: the solutions x of matrix x = right, for ``(..., n, n)`` and ``(..., n, k)``.
+
+    Tensors in main memory are solved by numpy, which shares their memory: torch 2.13 with MKL fails on batches there
+    ("Pivots given to lu_solve must all be greater or equal to 1").
+    """
+    xp = array_namespace(matrix, right)
+    if is_torch_array(matrix) and matrix.device.type == "cpu":
+        return xp.asarray(np.linalg.solve(matrix.numpy(), right.numpy()))
+    return xp.linalg.solve(matrix, right)
 
 
 def first(mask: AnyArray) -> tuple[int, ...]:

@@ -11,10 +11,8 @@ exactly where some lottery plays i.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg.blas import dgemv
-from scipy.linalg.lapack import dgetrf, dgetrs
 
-from tabular.policies import Array
+from tabular.arrays import Array
 
 MAX_STEPS = 100
 END = 1e-14
@@ -41,6 +39,8 @@ def central_lottery(margins: Array) -> tuple[Array, Array, int]:
 
 def _factorise(A: Array, diagonal: Array) -> tuple[Array, Array]:
     """The LU factors of diag(diagonal) - A: as A' = -A, LAPACK reads diag + A by columns."""
+    from scipy.linalg.lapack import dgetrf  # here, and below: its import takes longer than most games
+
     matrix = A.copy()
     np.fill_diagonal(matrix, diagonal)
     lu, pivots, _ = dgetrf(matrix.T, overwrite_a=1)
@@ -58,6 +58,9 @@ def _direction(
     second_order: Array | float,
 ) -> tuple[Array, Array]:
     """The Newton step (dx, dw) towards x_i w_i = reduction theta, less products of an earlier step."""
+    from scipy.linalg.blas import dgemv
+    from scipy.linalg.lapack import dgetrs
+
     fall = (1 - reduction) * theta
     dx, _ = dgetrs(*factors, (reduction * theta - second_order) / x - w + fall * r)
     # A' = -A. scipy's BLAS, as in the factorisation: the idle threads of numpy's own would spin against it.
@@ -75,6 +78,8 @@ def polish(margins: Array, policy: Array) -> Array:
     A_SS is antisymmetric and singular, by more than one dimension if there are many lotteries. A small multiple
     of the identity makes the system regular, and changes the result less with each of its uses.
     """
+    from scipy.linalg.lapack import dgetrf, dgetrs
+
     played = np.flatnonzero(policy)
     A = margins[np.ix_(played, played)] / (np.abs(margins).max() or 1.0)
     system = A + 1 / len(played)  # antisymmetric plus e e' / m: its solution for e / m sums to one

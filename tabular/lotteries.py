@@ -10,18 +10,17 @@ import math
 from fractions import Fraction
 
 import numpy as np
+from array_api_compat import array_namespace, is_numpy_array, to_device
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.special import log_softmax, logsumexp
 
 from slhf.certificates import Certificate
 from slhf.errors import NotConverged
+from tabular import compiled
+from tabular.arrays import AnyArray, Array, like
 from tabular.interior_point import central_lottery, polish
-from tabular.pivoting import SMALLEST_PROBABILITY, compiled, pivoted_lotteries
-from tabular.policies import Array
+from tabular.pivoting import SMALLEST_PROBABILITY, TOLERANCE, pivoted_lotteries
+from tabular.policies import log_softmax
 
-TOLERANCE = 1e-9
-"""Largest exploitability of an accepted lottery, relative to the game's largest margin."""
 CLEAR = 1e-6
 """Probabilities and slacks of a central lottery that are surely positive; up to ``TOLERANCE`` they are surely 0."""
 MAX_ITERATIONS = 500
@@ -29,18 +28,19 @@ LARGEST_PIVOTED = 500
 """Pivots cost n^2 each and about n^1.5 are needed; interior-point steps cost n^3, and about 17 are needed."""
 
 
-def any_lotteries(margins: Array) -> tuple[Array, Certificate, NDArray[np.bool_]]:
+def any_lotteries(margins: AnyArray) -> tuple[AnyArray, Certificate, AnyArray]:
     """A lottery of each game of ``margins`` ``(games, n, n)``, and what it is worth.
 
-    Principal pivoting finds it (a vertex of the lotteries), or beyond ``LARGEST_PIVOTED`` alternatives an
-    interior-point method (a lottery inside them, where there are several). Where that does not prove
-    its answer to ``TOLERANCE``, a linear program is solved; the certificate's ``method`` says for how many games.
+    Principal pivoting finds it (a vertex of the lotteries), or for numpy's arrays beyond ``LARGEST_PIVOTED``
+    alternatives an interior-point method (a lottery inside them, where there are several). Where that does not prove
+    its answer to ``TOLERANCE``, a linear program is solved, in main memory; the certificate's ``method`` says for how
+    many games.
 
     Returns:
         policies ``(games, n)``, their certificate, and which of them are within ``TOLERANCE``.
     """
     games, n = margins.shape[:-1]
-    if n <= LARGEST_PIVOTED:
+    if n <= LARGEST_PIVOTED or not is_numpy_array(margins):
         method = "principal pivoting"
         policies, iterations = pivoted_lotteries(margins)
     else:
@@ -50,41 +50,32 @@ def any_lotteries(margins: Array) -> tuple[Array, Certificate, NDArray[np.bool_]
             x, w, steps = central_lottery(A)
             policies[game], iterations[game] = polish(A, np.where(x > w, x, 0)), steps
     gap, residual, proved = exploitability(margins, policies)
-    if not proved.all():
-        method += f", linear program for {games - proved.sum()} of {games} games"
-        for index in np.flatnonzero(~proved):
-            policies[index], iterations[index] = _minimax_program(margins[index])
+    if False in proved.tolist():
+        failed = [index for index, found in enumerate(proved.tolist()) if not found]
+        method += f", linear program for {len(failed)} of {games} games"
+        for index in failed:
+            policy, iterations[index] = _minimax_program(np.asarray(to_device(margins[index], "cpu")))
+            policies[index] = like(policy if is_numpy_array(margins) else policy.tolist(), margins)
         gap, residual, proved = exploitability(margins, policies)
     return policies, Certificate(gap, residual, iterations, method), proved
 
 
-def exploitability(margins: Array, policies: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+def exploitability(margins: AnyArray, policies: AnyArray) -> tuple[AnyArray, AnyArray, AnyArray]:
     """``(games,)`` each: what the best opponent gains, the same less what the worst action played earns, both small.
 
     As E_pi A pi = 0, the second is the larger of the two. Both are infinite for what is no policy (NaNs, say).
     """
-    gap, residual, largest = np.empty((3, len(margins)))
-    _exploitability(margins, policies, gap, residual, largest)
-    return gap, residual, residual <= TOLERANCE * largest
-
-
-@compiled
-def _exploitability(margins, policies, gap, residual, largest):  # type: ignore[no-untyped-def]
-    """Fill in the last three: for many small games array operations would take longer than solving them."""
-    for game in range(len(margins)):
-        best, worst, scale, total = -np.inf, np.inf, 0.0, 0.0
-        for i in range(policies.shape[1]):
-            advantage = 0.0
-            for j in range(policies.shape[1]):
-                advantage += margins[game, i, j] * policies[game, j]
-                scale = max(scale, abs(margins[game, i, j]))
-            best = max(best, advantage)
-            if policies[game, i] != 0:
-                worst = min(worst, advantage)
-            total += abs(policies[game, i])
-        is_policy = abs(total - 1) <= TOLERANCE and policies[game].min() >= 0
-        largest[game] = scale
-        gap[game], residual[game] = (best, best - worst) if is_policy else (np.inf, np.inf)
+    loops = compiled.LOTTERIES.for_games(margins, 1e-4)
+    if loops is not None:
+        gap, residual, proved = np.empty(len(margins)), np.empty(len(margins)), np.empty(len(margins), dtype=bool)
+        loops.exploitability(margins, policies, gap, residual, proved)
+        return gap, residual, proved
+    xp = array_namespace(margins)
+    advantage = xp.matmul(margins, policies[..., None])[..., 0]
+    is_policy = (xp.abs(xp.sum(xp.abs(policies), axis=-1) - 1) <= TOLERANCE) & (xp.min(policies, axis=-1) >= 0)
+    best, worst = xp.max(advantage, axis=-1), xp.min(xp.where(policies != 0, advantage, xp.inf), axis=-1)
+    gap, residual = xp.where(is_policy, best, xp.inf), xp.where(is_policy, best - worst, xp.inf)
+    return gap, residual, residual <= TOLERANCE * xp.max(xp.abs(margins), axis=(-2, -1))
 
 
 def _minimax_program(margins: Array) -> tuple[Array, int]:
@@ -96,6 +87,8 @@ def _minimax_program(margins: Array) -> tuple[Array, int]:
 
 def _linear_program(cost: Array, upper: Array, n: int) -> tuple[Array, int]:
     """Minimise ``cost`` over (pi, v) with ``upper (pi, v) <= 0``, pi a policy and v free; returns pi."""
+    from scipy.optimize import linprog  # here, for its import takes longer than most games
+
     result = linprog(
         cost,
         A_ub=upper,
@@ -164,7 +157,7 @@ def _max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
     scale = np.abs(margins).max() or 1.0
     A = margins / scale
     base = np.where(essential, log_ref, -np.inf)
-    m, value, iterations = np.zeros(len(A)), float(logsumexp(base)), 0
+    m, value, iterations = np.zeros(len(A)), _logsumexp(base), 0
     while iterations < MAX_ITERATIONS:
         policy = np.exp(log_softmax(base + A @ m))
         gradient = -(A @ policy)
@@ -179,7 +172,7 @@ def _max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
             trial = m.copy()
             trial[free] += fraction * step
             trial = np.where(essential, trial, np.maximum(trial, 0))
-            after = float(logsumexp(base + A @ trial))
+            after = _logsumexp(base + A @ trial)
             if after <= value + 1e-4 * gradient @ (trial - m) + 1e-16 * (1 + abs(value)):
                 break
             fraction /= 2
@@ -192,6 +185,11 @@ def _max_entropy(margins: Array, log_ref: Array) -> tuple[Array, float, int]:
     infeasible = np.where(essential, np.abs(advantage), np.maximum(advantage, 0)).max()
     slackness = np.abs(np.where(essential, 0, m * advantage)).max()
     return log_policy, float(scale * max(infeasible, slackness)), iterations
+
+
+def _logsumexp(logits: Array) -> float:
+    top = float(logits.max())
+    return top + math.log(np.exp(logits - top).sum())
 
 
 def _damped_newton(rows: Array, policy: Array, gradient: Array) -> Array:

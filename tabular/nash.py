@@ -12,17 +12,18 @@ f >= 0, f = 0 only at the equilibrium, and ||pi - pi*||_1 <= sqrt(2 f / tau).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import math
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_array
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 
 from slhf.certificates import Certificate
 from slhf.errors import InvalidParameter, NotConverged
-from tabular import lotteries
-from tabular.policies import Array, check_temperature, log_of, log_reference
+from tabular import compiled, lotteries
+from tabular.arrays import AnyArray, namespace, solve
+from tabular.policies import check_temperature, log_of, log_reference, log_softmax
 from tabular.preferences import PreferenceMatrix
 
 Selection = Literal["any", "max_entropy", "exact"]
@@ -34,32 +35,39 @@ ENTRIES_AT_ONCE = 1 << 20
 """How many matrix entries to work on at a time, so that a large batch needs little memory (8 MB an array)."""
 ROUNDING = 1e-15
 """A second step of this size is the last one."""
+LARGEST_LOOPED = 64
+"""Alternatives up to which loops over numbers beat LAPACK."""
 
 
-@dataclass(frozen=True)
-class NashSolution:
+class NashSolution(NamedTuple):
     """The Nash equilibrium of a (batch of) symmetric preference game(s).
 
     Attributes:
         policy: ``(..., n)``.
         log_policy: its logs; -inf where it is 0.
-        value: ``(...)``, one half, by symmetry.
-        support: ``(..., n)``, True where the policy is positive.
         certificate: gap = f, what the best opponent can gain (exploitability), in units of preference;
             residual = how unequal the actions in the support are, KL price included.
         rational: ``(..., n)`` array of ``Fraction`` when ``selection="exact"``, else None.
     """
 
-    policy: Array
-    log_policy: Array
-    value: Array
-    support: NDArray[np.bool_]
+    policy: AnyArray
+    log_policy: AnyArray
     certificate: Certificate
     rational: NDArray[np.object_] | None = None
 
+    @property
+    def value(self) -> AnyArray:
+        """``(...)``, one half, by symmetry."""
+        return 0 * self.policy[..., 0] + 0.5
+
+    @property
+    def support(self) -> AnyArray:
+        """``(..., n)``, True where the policy is positive."""
+        return self.log_policy > -math.inf
+
 
 def solve_nlhf(
-    P: PreferenceMatrix, tau: float = 0.0, reference: ArrayLike | None = None, selection: Selection = "any"
+    P: PreferenceMatrix, tau: float = 0.0, reference: ArrayLike | AnyArray | None = None, selection: Selection = "any"
 ) -> NashSolution:
     """The Nash equilibrium: KL-regularised for tau > 0, a maximal lottery for tau = 0.
 
@@ -70,17 +78,16 @@ def solve_nlhf(
         selection: which lottery to take at tau = 0, where there can be many: "any" that
             :func:`tabular.lotteries.any_lotteries` finds; "max_entropy", the I-projection of the reference
             onto all of them, which is the limit for tau -> 0; "exact", a vertex proved in rational arithmetic,
-            with preferences read as :func:`tabular.lotteries.as_fractions` says.
+            with preferences read as :func:`tabular.lotteries.as_fractions` says. The last two are for numpy's arrays.
 
     Raises:
         InvalidParameter: a bad temperature or selection, or a reference that would play no part.
         InvalidReference: a bad reference.
-        InvalidPreferences: P holds another array than numpy's.
+        InvalidPreferences: P holds another array than numpy's, which ``selection`` does not take.
         NotConverged: the tolerance was missed; the error carries the best policy found.
     """
-    P.require_numpy("solve_nlhf")
     tau = check_temperature(tau, "tau")
-    if selection not in get_args(Selection):
+    if selection != "any" and selection not in get_args(Selection):
         raise InvalidParameter(f"selection = {selection!r}: choose one of {', '.join(get_args(Selection))}.")
     if tau > 0 and selection != "any":
         raise InvalidParameter(
@@ -91,15 +98,22 @@ def solve_nlhf(
             f'At tau = 0 the reference plays no part with selection = "{selection}"; '
             f'pass selection="max_entropy", or no reference.'
         )
-    log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=True)
     if tau > 0:
-        return _kl_nash(P, tau, log_ref)
-    return _exact_lottery(P) if selection == "exact" else _lottery(P, log_ref, selection)
+        return _kl_nash(P, tau, reference)
+    if selection == "any":
+        policies, *found = lotteries.any_lotteries(P.margins.reshape((-1, P.n, P.n)))
+        return _lottery(P, log_of(policies), *found)
+    P.require_numpy(f'solve_nlhf with selection="{selection}"')
+    if selection == "exact":
+        return _exact_lottery(P)
+    log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=True).reshape(-1, P.n)
+    return _lottery(P, *lotteries.max_entropy_lotteries(P.margins.reshape(-1, P.n, P.n), log_ref))
 
 
-def _solution(log_policy: Array, certificate: Certificate, rational: NDArray[np.object_] | None = None) -> NashSolution:
-    half = np.full(log_policy.shape[:-1], 0.5)
-    return NashSolution(np.exp(log_policy), log_policy, half, log_policy > -np.inf, certificate, rational)
+def _solution(
+    log_policy: AnyArray, certificate: Certificate, rational: NDArray[np.object_] | None = None
+) -> NashSolution:
+    return NashSolution(namespace(log_policy).exp(log_policy), log_policy, certificate, rational)
 
 
 def _batched(certificate: Certificate, shape: tuple[int, ...]) -> Certificate:
@@ -117,52 +131,62 @@ def _exact_lottery(P: PreferenceMatrix) -> NashSolution:
     return _solution(log_policy, Certificate(zero, zero, 0, "rational simplex", exact=True), rational)
 
 
-def _lottery(P: PreferenceMatrix, log_ref: Array, selection: Selection) -> NashSolution:
-    """Temperature 0 in floating point."""
-    margins = P.margins.reshape(-1, P.n, P.n)
-    if selection == "max_entropy":
-        log_policies, certificate, proved = lotteries.max_entropy_lotteries(margins, log_ref.reshape(-1, P.n))
-    else:
-        policies, certificate, proved = lotteries.any_lotteries(margins)
-        log_policies = log_of(policies)
-    solution = _solution(log_policies.reshape(log_ref.shape), _batched(certificate, P.batch_shape))
-    if not proved.all():
+def _lottery(P: PreferenceMatrix, log_policies: AnyArray, certificate: Certificate, proved: AnyArray) -> NashSolution:
+    """Temperature 0 in floating point, from what :mod:`tabular.lotteries` found."""
+    certificate = _batched(certificate, P.batch_shape)
+    solution = _solution(log_policies.reshape(P.p.shape[:-1]), certificate)
+    if False in proved.tolist():
         raise NotConverged(
-            f"The {certificate.method} left an exploitability of {np.max(certificate.gap):.1e} and a residual of "
-            f'{np.max(certificate.residual):.1e}; the game is almost degenerate; try selection="exact", or a small '
-            f"positive tau.",
-            solution,
-            solution.certificate,
-        )
-    return solution
-
-
-def _kl_nash(P: PreferenceMatrix, tau: float, log_ref: Array) -> NashSolution:
-    """Positive temperature, many games at once, by :func:`follow_path`."""
-    margins, flat = P.margins.reshape(-1, P.n, P.n), log_ref.reshape(-1, P.n)
-    count = max(1, ENTRIES_AT_ONCE // P.n**2)
-    parts = [
-        follow_path(margins[i : i + count], flat[i : i + count], 1 / tau) for i in range(0, max(1, len(flat)), count)
-    ]
-    log_policy, iterations = (np.concatenate(part) for part in zip(*parts, strict=True))
-    error = _log_error(margins, flat, log_policy, np.full(len(flat), 1 / tau))
-    divergence = _divergence(log_policy, error)
-    certificate = _batched(
-        Certificate(tau * divergence, tau * np.ptp(error, axis=-1), iterations, "newton path following"), P.batch_shape
-    )
-    solution = _solution(log_policy.reshape(log_ref.shape), certificate)
-    distance = np.sqrt(2 * divergence)  # bounds ||pi - pi*||_1; below 1e-14 / tau it is rounding in P
-    if not np.all(distance <= 1e-9 + 1e-14 / tau):
-        raise NotConverged(
-            f"Path following left the policy up to {np.max(distance):.1e} (L1) from the equilibrium at tau = {tau}; "
-            f"try a larger tau, or tau = 0.",
+            f"The {certificate.method} left an exploitability of {float(certificate.gap.max()):.1e} and a residual of "
+            f'{float(certificate.residual.max()):.1e}; the game is almost degenerate; try selection="exact", or a '
+            f"small positive tau.",
             solution,
             certificate,
         )
     return solution
 
 
-def follow_path(margins: Array, log_ref: Array, target: float) -> tuple[Array, NDArray[np.int_]]:
+def _kl_nash(P: PreferenceMatrix, tau: float, reference: ArrayLike | AnyArray | None) -> NashSolution:
+    """Positive temperature, many games at once, by :func:`follow_path`, compiled if the games are small."""
+    log_ref = log_reference(reference, tuple(P.p.shape[:-1]), "reference", full_support=True, pattern=P.p)
+    xp, n, log_ref = array_namespace(P.p), P.n, log_ref.reshape((-1, P.n))
+    loops = (
+        compiled.NASH.for_games(P.p, 5e-3 + 2e-6 * P.p.size) if n <= LARGEST_LOOPED and is_numpy_array(P.p) else None
+    )
+    if loops is not None:
+        log_policy, numbers = np.empty(log_ref.shape), np.empty((3, len(log_ref)))
+        control = RADIUS, SMALLEST_RADIUS, MAX_STEPS, ROUNDING
+        loops.follow_paths(P.p.reshape(-1, n, n), np.array(log_ref), 1 / tau, *control, log_policy, numbers)
+        divergence, spread, iterations = *numbers[:2], numbers[2].astype(np.int64)
+    else:
+        margins = P.margins.reshape((-1, n, n))
+        log_policy, iterations = _follow_paths(margins, log_ref, 1 / tau)
+        error = _log_error(margins, log_ref, log_policy, 1 / tau)
+        divergence, spread = _divergence(log_policy, error), xp.max(error, axis=-1) - xp.min(error, axis=-1)
+    certificate = Certificate(tau * divergence, tau * spread, iterations, "newton path following")
+    solution = _solution(log_policy.reshape(P.p.shape[:-1]), _batched(certificate, P.batch_shape))
+    distance = xp.sqrt(2 * divergence)  # bounds ||pi - pi*||_1; below 1e-14 / tau it is rounding in P
+    if not xp.all(distance <= 1e-9 + 1e-14 / tau):
+        raise NotConverged(
+            f"Path following left the policy up to {float(xp.max(distance)):.1e} (L1) from the equilibrium at tau = "
+            f"{tau}; try a larger tau, or tau = 0.",
+            solution,
+            solution.certificate,
+        )
+    return solution
+
+
+def _follow_paths(margins: AnyArray, log_ref: AnyArray, target: float) -> tuple[AnyArray, AnyArray]:
+    """:func:`follow_path`; for numpy some games at a time, which saves memory, and would leave a GPU idle."""
+    games, n, _ = margins.shape
+    count = max(1, ENTRIES_AT_ONCE // n**2) if is_numpy_array(margins) else max(1, games)
+    starts = range(0, max(1, games), count)
+    parts = [follow_path(margins[i : i + count], log_ref[i : i + count], target) for i in starts]
+    xp = array_namespace(margins)
+    return xp.concat([logs for logs, _ in parts]), xp.concat([steps for _, steps in parts])
+
+
+def follow_path(margins: AnyArray, log_ref: AnyArray, target: float) -> tuple[AnyArray, AnyArray]:
     """Newton's method along the equilibria at inverse temperatures from 0, where pi = pi_ref, to ``target``.
 
     Newton's method alone diverges at small temperatures. Here the first of two Newton steps also advances
@@ -178,29 +202,32 @@ def follow_path(margins: Array, log_ref: Array, target: float) -> tuple[Array, N
     Returns:
         log policies ``(games, n)`` and the number of Newton steps ``(games,)``.
     """
-    log_policy, reach = log_ref.copy(), np.abs(margins).max(-2)
-    position, size = np.zeros(len(margins)), np.full(len(margins), np.inf)
-    first_stride = 1 / np.maximum(reach.max(-1), 1 / target)
-    stride, iterations = first_stride.copy(), np.zeros(len(margins), dtype=int)
-    radius = np.full(len(margins), RADIUS)
-    active, A = np.arange(len(margins)), margins
-    for _ in range(MAX_STEPS):
+    xp, games, where = array_namespace(margins), len(margins), {"device": device(margins)}
+    log_policy, reach = xp.asarray(log_ref, copy=True), xp.max(xp.abs(margins), axis=-2)
+    position, size = xp.zeros(games, dtype=xp.float64, **where), xp.full(games, xp.inf, dtype=xp.float64, **where)
+    largest = xp.max(reach, axis=-1)
+    first_stride = 1 / xp.where(largest > 1 / target, largest, 1 / target)
+    stride, iterations = xp.asarray(first_stride, copy=True), xp.zeros(games, dtype=xp.int64, **where)
+    radius = xp.full(games, RADIUS, dtype=xp.float64, **where)
+    active, A = xp.arange(games, **where), margins
+    for _ in range(MAX_STEPS if games else 0):
         ref, most, old = log_ref[active], reach[active], position[active]
-        new = np.minimum(target, old + stride[active])
+        new = xp.clip(old + stride[active], None, target)
         predicted, _ = newton_step(A, most, ref, log_policy[active], new)
         corrected, correction = newton_step(A, most, ref, predicted, new)
         arrived = old == target
-        accept = np.where(arrived, correction < size[active], correction <= radius[active])
+        accept = xp.where(arrived, correction < size[active], correction <= radius[active])
         moved = active[accept]
         log_policy[moved], position[moved], size[moved] = corrected[accept], new[accept], correction[accept]
-        stride[active] *= np.where(accept, 3, 0.25)
+        stride[active] *= xp.where(accept, 3.0, 0.25)
         iterations[active] += 2
         stuck = active[~accept & ~arrived & (stride[active] < 1e-9 * old)]
         radius[stuck] /= 10
-        log_policy[stuck], position[stuck], stride[stuck] = log_ref[stuck], 0, first_stride[stuck]
-        done = np.where(accept, (new == target) & (correction <= ROUNDING), arrived)
-        if (done | (radius[active] < SMALLEST_RADIUS)).any():
-            active = active[~done & (radius[active] >= SMALLEST_RADIUS)]
+        log_policy[stuck], position[stuck], stride[stuck] = log_ref[stuck], 0.0, first_stride[stuck]
+        done = xp.where(accept, (new == target) & (correction <= ROUNDING), arrived)
+        leaves = done | (radius[active] < SMALLEST_RADIUS)
+        if xp.any(leaves):
+            active = active[~leaves]
             A = margins[active]
         if len(active) == 0:
             break
@@ -208,8 +235,8 @@ def follow_path(margins: Array, log_ref: Array, target: float) -> tuple[Array, N
 
 
 def newton_step(
-    margins: Array, reach: Array, log_ref: Array, log_policy: Array, inverse_tau: Array
-) -> tuple[Array, Array]:
+    margins: AnyArray, reach: AnyArray, log_ref: AnyArray, log_policy: AnyArray, inverse_tau: AnyArray
+) -> tuple[AnyArray, AnyArray]:
     """One Newton step on the logits of log pi = log pi_ref + A pi / tau + constant.
 
     Its Jacobian is I - A (diag(pi) - pi pi^T) / tau. For a step with E_pi step = 0, which is a choice of the logits'
@@ -221,32 +248,36 @@ def newton_step(
         logit, or how much its nonlinearity, which the next step has to correct, moves a logit, where that is less.
         ``reach``, ``(games, n)``, is the largest margin that each action takes part in.
     """
-    policy = np.exp(log_policy)
-    scale = inverse_tau[:, None]
-    advantage = np.matmul(margins, policy[..., None])[..., 0]
+    xp, n, scale = array_namespace(margins), margins.shape[-1], inverse_tau[:, None]
+    policy = xp.exp(log_policy)
+    advantage = xp.matmul(margins, policy[..., None])[..., 0]
     matrix = margins * (-scale * policy)[:, None, :]
-    np.einsum("gii->gi", matrix)[...] += 1
-    right = np.stack([log_policy - log_ref - scale * advantage, np.ones_like(policy)], axis=-1)
-    error, constant = np.moveaxis(np.linalg.solve(matrix, right), -1, 0)
-    mean_error, mean_constant = (np.sum(policy * part, axis=-1, keepdims=True) for part in (error, constant))
+    diagonal = xp.arange(n, device=device(margins))
+    matrix[:, diagonal, diagonal] += 1
+    right = xp.stack([log_policy - log_ref - scale * advantage, xp.ones_like(policy)], axis=-1)
+    solved = solve(matrix, right)
+    error, constant = solved[..., 0], solved[..., 1]
+    mean_error, mean_constant = (xp.sum(policy * part, axis=-1, keepdims=True) for part in (error, constant))
     step = constant * (mean_error / mean_constant) - error
-    result = log_softmax(log_policy + step, axis=-1)
-    nonlinearity = scale * reach * np.abs(np.exp(result) - policy * (1 + step))
-    return result, np.minimum(np.abs(step), nonlinearity).max(-1)
+    result = log_softmax(log_policy + step)
+    nonlinearity = scale * reach * xp.abs(xp.exp(result) - policy * (1 + step))
+    return result, xp.max(xp.minimum(xp.abs(step), nonlinearity), axis=-1)
 
 
-def _log_error(margins: Array, log_ref: Array, log_policy: Array, inverse_tau: Array) -> Array:
-    """``(games, n)``: log(pi / rho), zero at the equilibrium."""
-    advantage = np.matmul(margins, np.exp(log_policy)[..., None])[..., 0]
-    return log_policy - log_softmax(log_ref + inverse_tau[..., None] * advantage, axis=-1)
+def _log_error(margins: AnyArray, log_ref: AnyArray, log_policy: AnyArray, inverse_tau: float) -> AnyArray:
+    """``(..., n)``: log(pi / rho), zero at the equilibrium."""
+    xp = array_namespace(margins)
+    advantage = xp.matmul(margins, xp.exp(log_policy)[..., None])[..., 0]
+    return log_policy - log_softmax(log_ref + inverse_tau * advantage)
 
 
-def _divergence(log_policy: Array, error: Array) -> Array:
-    """``(games,)``: KL(pi || rho) from ``error`` = log(pi / rho), correct in every digit even when it is 1e-30.
+def _divergence(log_policy: AnyArray, error: AnyArray) -> AnyArray:
+    """``(...)``: KL(pi || rho) from ``error`` = log(pi / rho), correct in every digit even when it is 1e-30.
 
     It sums pi e + rho - pi, terms that are never negative, instead of pi e, which cancels.
     """
-    policy = np.exp(log_policy)
-    near = policy * (np.expm1(-np.maximum(error, -1)) + error)
-    far = np.exp(log_policy - error) + policy * (error - 1)
-    return np.maximum(np.where(error > -1, near, far).sum(-1), 0)
+    xp = array_namespace(log_policy)
+    policy = xp.exp(log_policy)
+    near = policy * (xp.expm1(-xp.clip(error, -1.0, None)) + error)
+    far = xp.exp(log_policy - error) + policy * (error - 1)
+    return xp.clip(xp.sum(xp.where(error > -1, near, far), axis=-1), 0.0, None)

@@ -1,4 +1,4 @@
-"""A maximal lottery by principal pivoting, compiled: the method for many games, and for games that are not large.
+"""A maximal lottery by principal pivoting: the method for many games, and for games that are not large.
 
 With slacks w = -A x the lotteries are the solutions x >= 0, w >= 0, x not 0, and x'w = -x'A x = 0 comes for free.
 One action k is played at x_k = 1 to begin with. The others' slacks are negative where they beat k; adding theta d
@@ -12,128 +12,143 @@ What comes out is a vertex. It is not trusted: see :func:`tabular.lotteries.any_
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
+from array_api_compat import array_namespace, device
 
-from tabular.policies import Array
+from tabular import compiled
+from tabular.arrays import AnyArray
 
+TOLERANCE = 1e-9
+"""Largest exploitability of an accepted lottery, relative to the game's largest margin."""
 SMALLEST_PIVOT, ROUNDING = 1e-11, 1e-13
 """Entries of the tableau too small to divide by, and how negative rounding makes a zero; the largest margin is 1."""
 SMALLEST_PROBABILITY = 1e-12
 """Anything below is a zero with rounding errors."""
 
-compiled = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
-
-def pivoted_lotteries(margins: Array) -> tuple[Array, NDArray[np.int_]]:
+def pivoted_lotteries(margins: AnyArray) -> tuple[AnyArray, AnyArray]:
     """A vertex of the lotteries of each game of ``margins`` ``(games, n, n)``.
-
-    The first call of a process loads the compiled code, and the first call on a machine compiles it (some
-    seconds); numba keeps it beside this file, or in its cache directory.
 
     Returns:
         policies ``(games, n)`` and pivots ``(games,)``, -1 where there would have been too many.
     """
-    policies = np.empty(margins.shape[:-1])
-    pivots = np.empty(len(margins), dtype=np.int_)
-    _solve(np.ascontiguousarray(margins), policies, pivots)
+    games, n, _ = margins.shape
+    loops = compiled.LOTTERIES.for_games(margins, n * (1e-4 + 1e-8 * games * n * n))
+    if loops is not None:
+        looped = np.empty((games, n)), np.empty(games, dtype=np.int64)
+        loops.pivoted_lotteries(np.ascontiguousarray(margins), *looped)
+        return looped
+    xp = array_namespace(margins)
+    policies = xp.zeros((games, n), dtype=xp.float64, device=device(margins))
+    pivots = xp.full((games,), -1, dtype=xp.int64, device=device(margins))
+    state, active = start(margins), xp.arange(games, device=device(margins))
+    for pivot in range(20 * n + 100):
+        r, s, column = choose(state)
+        done = s < 0
+        if xp.any(done):
+            policies[active[done]], pivots[active[done]] = _lottery(state.those(done), column[done]), pivot
+            active, r, s, state = active[~done], r[~done], s[~done], state.those(~done)
+        if active.shape[0] == 0:
+            break
+        exchange(state, r, s)
     return policies, pivots
 
 
-@compiled
-def _solve(margins, policies, pivots):  # type: ignore[no-untyped-def]
-    games, n = policies.shape
-    tableau, direction = np.empty((n, n)), np.empty(n)
-    for game in range(games):
-        first = _start(margins[game], tableau, direction)
-        in_play = np.zeros(n, dtype=np.bool_)
-        pivots[game], entering = _follow(tableau, direction, first, in_play, 20 * n + 100)
-        # The solution is the basic values times x_first = 1, or the direction in which nothing stops `entering`.
-        column = first if entering < 0 else entering
-        for i in range(n):
-            policies[game, i] = tableau[i, column] if in_play[i] and i != first else 0.0
-        if not in_play[column]:
-            policies[game, column] = 1.0
-        for _ in range(2):  # once for the scale, once without rounding errors
-            total = policies[game].sum()
-            for i in range(n):
-                share = policies[game, i] / total
-                policies[game, i] = share if share > SMALLEST_PROBABILITY else 0.0
+class Tableaus(NamedTuple):
+    """The pivoting of several games at once; exchanges write to it.
+
+    Attributes:
+        tableau: ``(games, n, n)``, antisymmetric.
+        direction: ``(games, n)``, d.
+        first: ``(games,)``, the action to begin with, k.
+        in_play: ``(games, n)``, True where the probability is basic.
+    """
+
+    tableau: AnyArray
+    direction: AnyArray
+    first: AnyArray
+    in_play: AnyArray
+
+    def those(self, chosen: AnyArray) -> Tableaus:
+        """A copy of some of the games."""
+        return Tableaus(*(part[chosen] for part in self))
 
 
-@compiled
-def _start(margins, tableau, direction):  # type: ignore[no-untyped-def]
-    """Fill in the tableau, and a direction d in which strong actions come into play before weak ones.
+def start(margins: AnyArray) -> Tableaus:
+    """The first tableaus, with a direction d in which strong actions come into play before weak ones.
 
     Any d > 0 would do; this one saves a fifth of the pivots that equal entries take on random games. Its last
-    factor tells equals apart: generic d mean that ties do not matter before theta = 0.
-
-    Returns:
-        the action to begin with, the Borda winner.
+    factor tells equals apart: generic d mean that ties do not matter before theta = 0. Games begin with the
+    (first) Borda winner.
     """
-    n = len(margins)
-    scale, deviation = 0.0, 0.0
-    for i in range(n):
-        total = 0.0
-        for j in range(n):
-            total += margins[i, j]
-            scale = max(scale, abs(margins[i, j]))
-        direction[i] = total
-        deviation += total * total / n
-    first = np.argmax(direction)
-    unit, spread = -1 / scale if scale > 0 else -1.0, 1 / np.sqrt(deviation) if deviation > 0 else 0.0
-    for i in range(n):
-        for j in range(n):
-            tableau[i, j] = margins[i, j] * unit
-        direction[i] = np.exp(-min(max(direction[i] * spread, -4.0), 4.0)) * (1 + 0.1 * (0.6180339887 * i % 1))
-    direction[first] = 0
-    return first
+    xp, n = array_namespace(margins), margins.shape[-1]
+    borda, scale = xp.sum(margins, axis=-1), xp.max(xp.abs(margins), axis=(-2, -1))
+    strongest = (
+        borda >= (xp.max(borda, axis=-1) - TOLERANCE * scale)[:, None]
+    )  # else rounding would choose among equals
+    first = xp.argmax(xp.astype(strongest, xp.int8), axis=-1)
+    deviation = xp.sum(borda * borda, axis=-1) / n
+    spread = xp.where(deviation > 0, 1 / xp.sqrt(xp.where(deviation > 0, deviation, 1.0)), 0.0)
+    index = xp.arange(n, dtype=xp.float64, device=device(margins))
+    direction = xp.exp(-xp.clip(borda * spread[:, None], -4.0, 4.0)) * (1 + 0.1 * ((0.6180339887 * index) % 1))
+    direction[xp.arange(len(margins), device=device(margins)), first] = 0
+    tableau = margins * (-1 / xp.where(scale > 0, scale, 1.0))[:, None, None]
+    return Tableaus(tableau, direction, first, xp.zeros(borda.shape, dtype=xp.bool, device=device(margins)))
 
 
-@compiled
-def _follow(tableau, direction, first, in_play, most):  # type: ignore[no-untyped-def]
-    """Lower theta to 0: the number of pivots, and -1 or the index of what grows without limit."""
-    n = len(tableau)
-    ratio = np.empty(n)
-    for pivot in range(most):
-        # Row i is minus column i, and contiguous. The constants are column `first`, whose direction is 0.
-        for i in range(n):
-            shortage, d = tableau[first, i], direction[i]
-            ratio[i] = shortage / d if (shortage > ROUNDING) & (d > ROUNDING) else 0.0
-        r = np.argmax(ratio)
-        theta = ratio[r]
-        if theta == 0:
-            return pivot, -1
-        for i in range(n):
-            decrease, value = tableau[r, i], theta * direction[i] - tableau[first, i]
-            ratio[i] = value / decrease if decrease > SMALLEST_PIVOT else np.inf
-        ratio[first] = np.inf
-        s = np.argmin(ratio)
-        if ratio[s] == np.inf:
-            return pivot, r
-        _exchange(tableau, direction, r, s)
-        in_play[r], in_play[s] = not in_play[r], not in_play[s]
-    return -1, -1
+def choose(state: Tableaus) -> tuple[AnyArray, AnyArray, AnyArray]:
+    """The two indices of the next exchange, or -1 for the second and the column of the lottery: ``(games,)`` each."""
+    tableau, direction, first, _ = state
+    xp = array_namespace(tableau)
+    game = xp.arange(len(tableau), device=device(tableau))
+    # Row i is minus column i. The constants are column `first`, whose direction is 0.
+    shortage = tableau[game, first]
+    waits = (shortage > ROUNDING) & (direction > ROUNDING)
+    ratio = xp.where(waits, shortage / xp.where(waits, direction, 1.0), 0.0)
+    r = xp.argmax(ratio, axis=-1)
+    theta = ratio[game, r]
+    decrease = tableau[game, r]
+    falls = decrease > SMALLEST_PIVOT
+    ratio = (theta[:, None] * direction - shortage) / xp.where(falls, decrease, 1.0)
+    ratio = xp.where(falls, ratio, xp.inf)
+    ratio[game, first] = xp.inf
+    s = xp.argmin(ratio, axis=-1)
+    finished = theta == 0
+    stops = ~finished & (ratio[game, s] < xp.inf)
+    return r, xp.where(stops, s, -1), xp.where(finished, first, r)
 
 
-@compiled
-def _exchange(tableau, direction, r, s):  # type: ignore[no-untyped-def]
+def exchange(state: Tableaus, r: AnyArray, s: AnyArray) -> None:
     """Let both unknowns of index r, and both of s, change sides between basic and nonbasic."""
-    n = len(tableau)
-    inverse = 1 / tableau[r, s]
-    row_r, row_s = tableau[r].copy(), tableau[s].copy()
-    d_r, d_s = direction[r], direction[s]
-    for i in range(n):
-        a, b = -row_r[i] * inverse, row_s[i] * inverse
-        for j in range(n):
-            tableau[i, j] += a * row_s[j] + b * row_r[j]
-        direction[i] += a * d_s + b * d_r
-        tableau[i, i] = 0  # rounding left there could become a pivot
-    direction[r], direction[s] = d_s * inverse, -d_r * inverse
-    for j in range(n):
-        tableau[r, j] = row_s[j] * inverse
-        tableau[s, j] = -row_r[j] * inverse
-        tableau[j, r], tableau[j, s] = -tableau[r, j], -tableau[s, j]
-    tableau[r, r], tableau[s, s] = 0, 0
-    tableau[r, s], tableau[s, r] = -inverse, inverse
+    tableau, direction, _, in_play = state
+    xp, n = array_namespace(tableau), tableau.shape[-1]
+    game, all_ = xp.arange(len(tableau), device=device(tableau)), xp.arange(n, device=device(tableau))
+    inverse = (1 / tableau[game, r, s])[:, None]
+    row_r, row_s = tableau[game, r], tableau[game, s]
+    d_r, d_s = direction[game, r], direction[game, s]
+    a, b = -row_r * inverse, row_s * inverse
+    tableau += a[:, :, None] * row_s[:, None, :]
+    tableau += b[:, :, None] * row_r[:, None, :]
+    direction += a * d_s[:, None] + b * d_r[:, None]
+    tableau[:, all_, all_] = 0  # rounding left there could become a pivot
+    direction[game, r], direction[game, s] = d_s * inverse[:, 0], -d_r * inverse[:, 0]
+    tableau[game, r], tableau[game, s] = b, a
+    tableau[game, :, r], tableau[game, :, s] = -b, -a
+    tableau[game, r, r], tableau[game, s, s] = 0, 0
+    tableau[game, r, s], tableau[game, s, r] = -inverse[:, 0], inverse[:, 0]
+    in_play[game, r], in_play[game, s] = ~in_play[game, r], ~in_play[game, s]
+
+
+def _lottery(state: Tableaus, column: AnyArray) -> AnyArray:
+    """``(games, n)``: the basic values times x_first = 1, or the direction in which nothing stops ``column``."""
+    xp = array_namespace(state.tableau)
+    game, index = (xp.arange(size, device=device(column)) for size in state.direction.shape)
+    kept = state.in_play & (index != state.first[:, None])
+    policies = xp.where(kept, state.tableau[game, :, column], 0.0)
+    policies[game, column] = xp.where(state.in_play[game, column], policies[game, column], 1.0)
+    for _ in range(2):  # once for the scale, once without rounding errors
+        policies = policies / xp.sum(policies, axis=-1, keepdims=True)
+        policies = xp.where(policies > SMALLEST_PROBABILITY, policies, 0.0)
+    return policies

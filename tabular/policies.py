@@ -15,7 +15,7 @@ from array_api_compat import array_namespace, device
 from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidParameter, InvalidReference
-from tabular.arrays import AnyArray, Array, first, like
+from tabular.arrays import AnyArray, Array, first, like, namespace
 
 SUM_TOLERANCE = 1e-9
 """How far the probabilities of a reference may be from summing to one."""
@@ -32,6 +32,8 @@ SAFE_MASS = 1e200
 
 def check_temperature(value: Any, name: str) -> float:
     """``value`` as a float: 0, or from ``SMALLEST_`` to ``LARGEST_TEMPERATURE``. Raises InvalidParameter."""
+    if type(value) is float and (value == 0 or SMALLEST_TEMPERATURE <= value <= LARGEST_TEMPERATURE):
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise InvalidParameter(f"{name} = {value!r}: must be a finite number, 0 or positive.")
     if value < 0:
@@ -156,6 +158,13 @@ def _normalise(logits: AnyArray, tau: float) -> Response:
     return Response(logits, policy, tau * (top + log_mass))
 
 
+def log_softmax(logits: AnyArray) -> AnyArray:
+    """``(..., n)``: the logs of the policy with these logits."""
+    xp = array_namespace(logits)
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
 def total(x: AnyArray) -> AnyArray:
     """The sum along the last axis, as a product with ones: many times faster than ``sum`` where rows are short."""
     xp = array_namespace(x)
@@ -198,7 +207,7 @@ def total_variation(policy: AnyArray, other: AnyArray) -> AnyArray:
 def log_of(policy: AnyArray) -> AnyArray:
     """The logs of probabilities, -inf where they are 0."""
     with np.errstate(divide="ignore"):
-        return array_namespace(policy).log(policy)
+        return namespace(policy).log(policy)
 
 
 def project_to_simplex(v: Array) -> Array:

@@ -147,7 +147,7 @@ class PreferenceMatrix:
     @property
     def margins(self) -> AnyArray:
         """``(..., n, n)``: A = P - 1/2, antisymmetric to the last bit."""
-        margins = self.p - array_namespace(self.p).matrix_transpose(self.p)
+        margins = self.p - self.p.mT
         margins /= 2
         return margins
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.sparse.csgraph import connected_components
-from scipy.special import expit
+from array_api_compat import array_namespace, device, to_device
+from numpy.typing import ArrayLike
 
 from slhf.certificates import Certificate
 from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
-from tabular.policies import Array, best_response, best_response_value, check_temperature, log_reference
+from tabular.arrays import AnyArray, solve
+from tabular.policies import best_response, best_response_value, check_temperature, log_reference
 from tabular.preferences import PreferenceMatrix, check_pair_weights
 
-PairWeights = ArrayLike | Literal["equal"] | None
+PairWeights = ArrayLike | AnyArray | Literal["equal"] | None
 """How often each pair was compared; "equal" is once each, None is what the preferences know."""
 
 TOLERANCE = 1e-10
@@ -42,18 +42,18 @@ class RLHFSolution:
             log-likelihood (in nats) still to be gained once it is small.
     """
 
-    reward: Array
-    policy: Array
-    log_policy: Array
-    value: Array
-    support: NDArray[np.bool_]
+    reward: AnyArray
+    policy: AnyArray
+    log_policy: AnyArray
+    value: AnyArray
+    support: AnyArray
     certificate: Certificate
 
 
 def solve_rlhf(
     P: PreferenceMatrix,
     tau: float = 0.1,
-    reference: ArrayLike | None = None,
+    reference: ArrayLike | AnyArray | None = None,
     pair_weights: PairWeights = None,
     l2: float = 0.0,
 ) -> RLHFSolution:
@@ -77,39 +77,39 @@ def solve_rlhf(
         DisconnectedComparisons: without ``l2``, when the win graph is not strongly connected, so that
             some rewards would be infinitely far apart (Ford 1957).
         InvalidParameter, InvalidReference: a bad temperature, weight or reference.
-        InvalidPreferences: P holds another array than numpy's.
         MissingPair: a pair that never met has a weight.
         NotConverged: the score equations could not be solved to ``TOLERANCE``, or the data are so nearly
             separable that this leaves the rewards uncertain by more than ``ACCURACY``.
     """
-    P.require_numpy("solve_rlhf")
     tau, l2 = check_temperature(tau, "tau"), check_temperature(l2, "l2")
-    log_ref = log_reference(reference, P.shape[:-1], "reference", full_support=tau > 0)
+    rates = P.win_rates
+    log_ref = log_reference(reference, P.shape[:-1], "reference", full_support=tau > 0, pattern=rates)
     weights = pair_weights_of(pair_weights, P)
     if l2 == 0:
         _check_connected(P, weights)
-    reward, certificate, error = fit_bradley_terry(P.win_rates, weights, l2)
+    xp = array_namespace(rates)
+    reward, certificate, error = fit_bradley_terry(rates, weights, l2)
     log_policy = best_response(reward, log_ref, tau, ties=TIES)
     solution = RLHFSolution(
         reward=reward,
-        policy=np.exp(log_policy),
+        policy=xp.exp(log_policy),
         log_policy=log_policy,
         value=best_response_value(reward, log_ref, tau),
-        support=log_policy > -np.inf,
+        support=log_policy > -xp.inf,
         certificate=certificate,
     )
-    if not (np.all(certificate.residual <= TOLERANCE) and np.all(error <= ACCURACY)):
+    if not (xp.all(certificate.residual <= TOLERANCE) and xp.all(error <= ACCURACY)):
         raise NotConverged(
-            f"The Bradley-Terry fit stopped with score-equation residual {np.max(certificate.residual):.1e} (at most "
-            f"{TOLERANCE}) and rewards uncertain by {np.max(error):.1e} nats (at most {ACCURACY}): the data are "
-            f"almost separable; add a little l2, or use `best` from this error.",
+            f"The Bradley-Terry fit stopped with score-equation residual {float(xp.max(certificate.residual)):.1e} "
+            f"(at most {TOLERANCE}) and rewards uncertain by {float(xp.max(error)):.1e} nats (at most {ACCURACY}): "
+            f"the data are almost separable; add a little l2, or use `best` from this error.",
             solution,
             certificate,
         )
     return solution
 
 
-def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certificate, Array]:
+def fit_bradley_terry(p: AnyArray, weights: AnyArray, l2: float) -> tuple[AnyArray, Certificate, AnyArray]:
     """Damped Newton for the fit in :func:`solve_rlhf`.
 
     Every game goes on until a full Newton step cannot improve its likelihood: from there on only
@@ -120,47 +120,52 @@ def fit_bradley_terry(p: Array, weights: Array, l2: float) -> tuple[Array, Certi
         Newton step that is left, and what rounding in the score equations makes of it. Where the data are almost
         separable the equations hold to all digits over many nats, so their residual cannot tell.
     """
-    reward = np.zeros(p.shape[:-1])
-    iterations = np.zeros(p.shape[:-2], dtype=int)
-    active = np.ones(p.shape[:-2], dtype=bool)
-    wins, total = weights * p, weights.sum((-2, -1))
+    xp, batch, where = array_namespace(p), p.shape[:-2], {"device": device(p)}
+    reward = xp.zeros(p.shape[:-1], dtype=xp.float64, **where)
+    iterations = xp.zeros(batch, dtype=xp.int64, **where)
+    active = xp.ones(batch, dtype=xp.bool, **where)
+    wins, total = weights * p, xp.sum(weights, axis=(-2, -1))
     expected = win_probability(reward)
     likelihood = log_likelihood(reward, expected, wins, l2)
     for step_number in range(MAX_ITERATIONS + 1):
         gradient = score(reward, expected, p, weights, l2)
         curvature = _anchored(information(expected, weights, l2))
-        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
-        decrement = np.sum(step * gradient, axis=-1)
+        step = solve(curvature, gradient[..., None])[..., 0]
+        decrement = xp.sum(step * gradient, axis=-1)
         # The decrement is twice what a Newton step should gain; below rounding there is nothing to gain.
-        active &= decrement > 1e-30 * total
-        if not active.any() or step_number == MAX_ITERATIONS:
+        active = active & (decrement > 1e-30 * total)
+        if not xp.any(active) or step_number == MAX_ITERATIONS:
             break
-        iterations += active
-        scale = active.astype(float)
+        iterations = iterations + xp.astype(active, xp.int64)
+        scale = xp.astype(active, xp.float64)
         for _ in range(40):
             trial = reward + scale[..., None] * step
             expected = win_probability(trial)
             after = log_likelihood(trial, expected, wins, l2)
-            worse = active & ~(after >= likelihood - 1e-15 * (1 + np.abs(likelihood)))
-            if not worse.any():
+            worse = active & ~(after >= likelihood - 1e-15 * (1 + xp.abs(likelihood)))
+            if not xp.any(worse):
                 break
-            scale = np.where(worse, scale / 2, scale)
+            scale = xp.where(worse, scale / 2, scale)
         reward, likelihood = trial, after
     tiny, eps = np.finfo(float).tiny, np.finfo(float).eps
-    asked = weights.sum(-1) + l2
-    residual = np.abs(gradient / np.maximum(asked, tiny)).max(-1)
-    rounding = np.matmul(np.abs(np.linalg.inv(curvature)), eps / 2 * asked[..., None])[..., 0]
-    error = np.max(np.abs(step) + rounding, axis=-1)
-    gap = decrement / np.maximum(total / 2, tiny)
-    return reward - reward.mean(-1, keepdims=True), Certificate(gap, residual, iterations, "newton"), error
+    asked = xp.sum(weights, axis=-1) + l2
+    residual = xp.max(xp.abs(gradient / xp.clip(asked, tiny, None)), axis=-1)
+    inverse = solve(curvature, xp.broadcast_to(xp.eye(p.shape[-1], dtype=xp.float64, **where), p.shape))
+    rounding = xp.matmul(xp.abs(inverse), eps / 2 * asked[..., None])[..., 0]
+    error = xp.max(xp.abs(step) + rounding, axis=-1)
+    gap = decrement / xp.clip(total / 2, tiny, None)
+    reward = reward - xp.mean(reward, axis=-1, keepdims=True)
+    return reward, Certificate(gap, residual, iterations, "newton"), error
 
 
-def win_probability(reward: Array) -> Array:
+def win_probability(reward: AnyArray) -> AnyArray:
     """``(..., n, n)``: sigmoid(r_i - r_j)."""
-    return expit(reward[..., :, None] - reward[..., None, :])
+    xp, difference = array_namespace(reward), reward[..., :, None] - reward[..., None, :]
+    smaller = xp.exp(-xp.abs(difference))  # at most 1: nothing overflows
+    return xp.where(difference >= 0, 1.0, smaller) / (1 + smaller)
 
 
-def log_likelihood(reward: Array, expected: Array, wins: Array, l2: float) -> Array:
+def log_likelihood(reward: AnyArray, expected: AnyArray, wins: AnyArray, l2: float) -> AnyArray:
     """``(...)``: the penalised log-likelihood of :func:`solve_rlhf`, in nats.
 
     Args:
@@ -169,51 +174,62 @@ def log_likelihood(reward: Array, expected: Array, wins: Array, l2: float) -> Ar
         wins: ``(..., n, n)``, W P: how often i beat j.
         l2: the penalty.
     """
-    logs = np.log(np.maximum(expected, np.finfo(float).tiny))
-    return np.einsum("...ij,...ij->...", wins, logs) - l2 / 2 * np.sum(reward**2, axis=-1)
+    xp = array_namespace(reward)
+    logs = xp.log(xp.clip(expected, np.finfo(float).tiny, None))
+    return xp.sum(xp.vecdot(wins, logs), axis=-1) - l2 / 2 * xp.vecdot(reward, reward)
 
 
-def score(reward: Array, expected: Array, p: Array, weights: Array, l2: float) -> Array:
+def score(reward: AnyArray, expected: AnyArray, p: AnyArray, weights: AnyArray, l2: float) -> AnyArray:
     """``(..., n)``: the gradient of :func:`log_likelihood` in the rewards."""
-    return np.einsum("...ij,...ij->...i", weights, p - expected) - l2 * reward
+    return array_namespace(p).vecdot(weights, p - expected) - l2 * reward
 
 
-def information(expected: Array, weights: Array, l2: float) -> Array:
+def information(expected: AnyArray, weights: AnyArray, l2: float) -> AnyArray:
     """``(..., n, n)``: minus the Hessian of :func:`log_likelihood`, a weighted graph Laplacian plus l2 I."""
-    hessian = -weights * expected * np.swapaxes(expected, -1, -2)  # sigmoid(-x) = 1 - sigmoid(x), to the last digit
-    np.einsum("...ii->...i", hessian)[...] = l2 - hessian.sum(-1)
+    xp = array_namespace(expected)
+    hessian = -weights * expected * expected.mT  # sigmoid(-x) = 1 - sigmoid(x), to the last digit
+    diagonal = xp.arange(expected.shape[-1], device=device(expected))
+    hessian[..., diagonal, diagonal] = l2 - xp.sum(hessian, axis=-1)
     return hessian
 
 
-def _anchored(hessian: Array) -> Array:
+def _anchored(hessian: AnyArray) -> AnyArray:
     """``(..., n, n)``: :func:`information` made regular.
 
     Rewards are defined up to a constant: a rank-one term fixes it without touching the rest. A ridge of the size
     of rounding keeps the system solvable where the data are separable but for rounding.
     """
-    n = hessian.shape[-1]
-    trace = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None]
-    trace = np.where(trace > 0, trace, 1)  # one alternative has no curvature at all
-    return hessian + trace / n**2 + 4 * np.finfo(float).eps * trace * np.eye(n)
+    xp, n = array_namespace(hessian), hessian.shape[-1]
+    trace = xp.linalg.trace(hessian)[..., None, None]
+    trace = xp.where(trace > 0, trace, 1.0)  # one alternative has no curvature at all
+    ridge = 4 * np.finfo(float).eps * xp.eye(n, dtype=xp.float64, device=device(hessian))
+    return hessian + trace / n**2 + trace * ridge
 
 
-def pair_weights_of(pair_weights: PairWeights, P: PreferenceMatrix) -> Array:
+def pair_weights_of(pair_weights: PairWeights, P: PreferenceMatrix) -> AnyArray:
     """Validated ``(..., n, n)`` weights with a zero diagonal; :func:`solve_rlhf` says what they may be."""
+    xp = array_namespace(P.win_rates)
     known = P.pair_weights if pair_weights is None else pair_weights
     if known is None or isinstance(known, str):
         if known not in (None, "equal"):
             raise InvalidParameter(f'pair_weights = {known!r}: give an (n, n) array, or "equal".')
         P.require_complete()
-        return np.broadcast_to(1 - np.eye(P.n), P.shape)
+        return xp.broadcast_to(1 - xp.eye(P.n, dtype=xp.float64, device=device(P.win_rates)), P.shape)
     weights = check_pair_weights(known, P.win_rates)
-    if np.any((weights > 0) & ~P.known):
+    if xp.any((weights > 0) & ~P.known):
         P.require_complete()
     return weights
 
 
-def _check_connected(P: PreferenceMatrix, weights: Array) -> None:
+def _check_connected(P: PreferenceMatrix, weights: AnyArray) -> None:
     """The maximum-likelihood rewards are finite iff the graph "i ever beat j" is strongly connected."""
+    xp = array_namespace(P.win_rates)
     beaten = (weights > 0) & (P.win_rates > 0)
+    if xp.all(beaten | xp.eye(P.n, dtype=xp.bool, device=device(beaten))):
+        return
+    from scipy.sparse.csgraph import connected_components  # here, for its import takes longer than most games
+
+    beaten = np.asarray(to_device(beaten, "cpu"))
     doubtful = ~(beaten | np.eye(P.n, dtype=bool)).all((-2, -1))
     for where in map(tuple, np.argwhere(doubtful)):
         count, component = connected_components(beaten[where], connection="strong")

@@ -10,11 +10,14 @@ followed by a soft-max, at every temperature down to 0.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
@@ -22,7 +25,8 @@ from numpy.typing import ArrayLike
 
 from slhf.certificates import Certificate
 from slhf.errors import InvalidReference
-from tabular.arrays import AnyArray
+from tabular import compiled
+from tabular.arrays import AnyArray, Array
 from tabular.policies import best_response_value, check_temperature, kl, log_ratio, log_reference, respond, total
 from tabular.preferences import PreferenceMatrix
 
@@ -197,12 +201,19 @@ def _follower_side_in_blocks(p: AnyArray, log_ref: AnyArray, tau: float) -> Foll
 
     blocks = list(_blocks(*games.shape[:-1]))
     try:
-        with ThreadPoolExecutor(THREADS) as pool:
-            for (chosen, _), residual in zip(blocks, pool.map(solve, blocks), strict=True):
-                np.maximum(whole.residual[chosen], residual, out=whole.residual[chosen])
+        for (chosen, _), residual in zip(blocks, _in_threads(solve, blocks), strict=True):
+            np.maximum(whole.residual[chosen], residual, out=whole.residual[chosen])
     except InvalidReference:  # again, for a message that names its place in the whole batch
         return _follower_side(p, log_ref, tau)
     return FollowerSide(*(values.reshape(p.shape[: p.ndim - games.ndim + values.ndim]) for values in whole))
+
+
+def _in_threads(work: Callable[[tuple[slice, slice]], Any], blocks: list[tuple[slice, slice]]) -> list[Any]:
+    """The results of ``work`` on each of the blocks."""
+    if len(blocks) == 1:
+        return [work(blocks[0])]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, blocks))
 
 
 def _blocks(games: int, n: int) -> Iterator[tuple[slice, slice]]:
@@ -213,8 +224,7 @@ def _blocks(games: int, n: int) -> Iterator[tuple[slice, slice]]:
             yield slice(game, game + many), slice(row, row + rows)
 
 
-@dataclass(frozen=True)
-class StackelbergSolution:
+class StackelbergSolution(NamedTuple):
     """The equilibrium of a (batch of) SLHF game(s).
 
     Attributes:
@@ -225,7 +235,6 @@ class StackelbergSolution:
         follower_value: ``(..., n)``, V(y): what the Leader earns by committing to y.
         value: ``(...)``, the value of the game, KL prices included.
         follower_win_rate: ``(...)``, how often the Follower's reply is preferred, E p(y' > y).
-        support: ``(..., n)``, True where the policy may be positive: the optimal set at tau_L = 0.
         certificate: gap and residual as :meth:`StackelbergGame.certificate` says.
     """
 
@@ -236,8 +245,12 @@ class StackelbergSolution:
     follower_value: AnyArray
     value: AnyArray
     follower_win_rate: AnyArray
-    support: AnyArray
     certificate: Certificate
+
+    @property
+    def support(self) -> AnyArray:
+        """``(..., n)``, True where the policy may be positive: the optimal set at tau_L = 0."""
+        return self.log_policy > -math.inf
 
 
 def solve_slhf(
@@ -267,6 +280,15 @@ def solve_slhf(
         InvalidParameter: a temperature is negative or not finite.
         InvalidReference: a reference has the wrong shape, is not a distribution, or lacks support.
     """
+    tau_leader = check_temperature(tau_leader, "tau_leader")
+    tau_follower = check_temperature(tau_follower, "tau_follower")
+    p = P.p
+    loops = compiled.SLHF.for_games(p, 3e-4)
+    if loops is not None and (p.ndim > 2 or p.size <= BLOCK):
+        solve = _solve_one if p.ndim == 2 else _solve_many
+        solution = solve(loops, p, tau_leader, tau_follower, leader_reference, follower_reference)
+        if solution is not None:
+            return solution
     game = StackelbergGame.create(P, tau_leader, tau_follower, leader_reference, follower_reference)
     side = _follower_side_in_blocks(game.p, game.log_follower_reference, game.tau_follower)
     log_policy, policy, value = respond(side.value, game.log_leader_reference, game.tau_leader)
@@ -278,9 +300,86 @@ def solve_slhf(
         follower_value=side.value,
         value=value,
         follower_win_rate=array_namespace(policy).sum(policy * (1 - side.preference), axis=-1),
-        support=log_policy > -np.inf,
         certificate=game.certificate(log_policy, side),
     )
+
+
+def _solve_one(
+    loops: ModuleType,
+    p: Array,
+    tau_leader: float,
+    tau_follower: float,
+    leader_reference: ArrayLike | None,
+    follower_reference: ArrayLike | None,
+) -> StackelbergSolution | None:
+    """:func:`solve_slhf` for one game, compiled; None where a reference lacks support that temperature 0 needs."""
+    n = len(p)
+    log_leader = log_follower = _uniform(n)
+    if leader_reference is not None:
+        logs = log_reference(leader_reference, (n,), "leader_reference", full_support=tau_leader > 0)
+        log_leader = np.array(logs[None])
+    if follower_reference is not None:
+        logs = log_reference(follower_reference, (n, n), "follower_reference", full_support=tau_follower > 0)
+        log_follower = np.array(logs)
+    rows = np.empty((2 * n + 7, n))
+    numbers = loops.solve(p, log_leader, log_follower, tau_leader, tau_follower, rows)
+    value, win_rate, gap, residual = map(np.float64, numbers)
+    if value != value:
+        return None
+    certificate = Certificate(gap, residual, 0, "closed form")
+    return StackelbergSolution(
+        rows[2 * n + 1], rows[2 * n], rows[n : 2 * n], rows[:n], rows[2 * n + 2], value, win_rate, certificate
+    )
+
+
+def _solve_many(
+    loops: ModuleType,
+    p: Array,
+    tau_leader: float,
+    tau_follower: float,
+    leader_reference: ArrayLike | None,
+    follower_reference: ArrayLike | None,
+) -> StackelbergSolution | None:
+    """:func:`_solve_one` for a batch, in threads."""
+    *batch, n, _ = p.shape
+    log_leader = log_follower = _uniform(n)[None]
+    if leader_reference is not None:
+        logs = log_reference(leader_reference, (*batch, n), "leader_reference", full_support=tau_leader > 0)
+        log_leader = np.array(logs).reshape(-1, 1, n)
+    if follower_reference is not None:
+        logs = log_reference(follower_reference, p.shape, "follower_reference", full_support=tau_follower > 0)
+        log_follower = np.array(logs).reshape(-1, n, n)
+    replies, policies, numbers = np.empty((2, *p.shape)), np.empty((3, *batch, n)), np.empty((4, *batch))
+    games, found = (
+        p.reshape(-1, n, n),
+        (replies.reshape(2, -1, n, n), policies.reshape(3, -1, n), numbers.reshape(4, -1)),
+    )
+
+    def solve(block: tuple[slice, slice]) -> None:
+        chosen = block[0]
+        references = [logs if len(logs) == 1 else logs[chosen] for logs in (log_leader, log_follower)]
+        loops.solve_all(games[chosen], *references, tau_leader, tau_follower, *(part[:, chosen] for part in found))
+
+    _in_threads(solve, [block for block in _blocks(*games.shape[:-1]) if block[1].start == 0])
+    value, win_rate, gap, residual = numbers
+    if np.isnan(value).any():
+        return None
+    return StackelbergSolution(
+        policies[1],
+        policies[0],
+        replies[1],
+        replies[0],
+        policies[2],
+        value,
+        win_rate,
+        Certificate(gap, residual, 0, "closed form"),
+    )
+
+
+@lru_cache
+def _uniform(n: int) -> Array:
+    """``(1, n)``: the log of the uniform policy."""
+    return np.full((1, n), -math.log(n))
 
 
 def duality_gap(

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from slhf.algorithms import StackelbergGDA
-from slhf.errors import InvalidPreferences, InvalidReference, MissingPair, SLHFError
+from slhf.errors import (
+    DisconnectedComparisons,
+    InvalidParameter,
+    InvalidPreferences,
+    InvalidReference,
+    MissingPair,
+    SLHFError,
+)
 from tabular import PreferenceMatrix, duality_gap, policies, social_choice, solve_nlhf, solve_rlhf, solve_slhf
 from tabular.dynamics import run
 from tabular.profiles import Profile
@@ -57,6 +65,70 @@ def test_solutions_agree(P, tau_leader, tau_follower, seed):
         assert np.shape(found.certificate.to_json()["gap"]) == P.batch_shape
     for now, then in zip(tensors, before, strict=True):
         assert_array_equal(now, then)
+
+
+@examples(60)
+@given(P=games(sizes=(1, 6)), tau=temperatures_or_zero, seed=seeds)
+def test_nash_solutions_agree(P, tau, seed):
+    """Cyclic, cloned and nearly tied games too, in which there can be many lotteries: both must choose the same."""
+    reference = references(P, seed)[0]
+    on_torch = PreferenceMatrix(torch.tensor(P.p))
+    for of_numpy, of_torch in ((), ()), ((reference,), (torch.tensor(reference),)):
+        if tau == 0 and of_numpy:
+            continue
+        expected, found = solve_nlhf(P, tau, *of_numpy), solve_nlhf(on_torch, tau, *of_torch)
+        for name in ("policy", "value", "support"):
+            one, other = getattr(found, name), getattr(expected, name)
+            assert isinstance(one, torch.Tensor)
+            assert tuple(one.shape) == np.shape(other)
+            assert_allclose(one.numpy(), other, atol=1e-9)
+        for certificate in (found.certificate, expected.certificate):
+            assert certificate.method == expected.certificate.method
+            assert np.shape(certificate.gap) == np.shape(certificate.iterations) == P.batch_shape
+            assert certificate.worst() < 1e-12 * max(1, tau)
+
+
+def test_a_large_batch_of_tensors_is_solved():
+    """torch's own solver fails on batches of this size in main memory."""
+    P = PreferenceMatrix.from_margins(torch.tensor(games_of(200, 20)))
+    found, expected = solve_nlhf(P, 0.01), solve_nlhf(P.numpy(), 0.01)
+    assert_allclose(found.policy.numpy(), expected.policy, atol=1e-9)
+    assert_allclose(solve_rlhf(P).reward.numpy(), solve_rlhf(P.numpy()).reward, atol=1e-9)
+
+
+def games_of(n, batch):
+    margins = np.random.default_rng(n).uniform(-0.5, 0.5, (batch, n, n))
+    return (margins - np.swapaxes(margins, -1, -2)) / 2
+
+
+@examples(40)
+@given(P=games(), tau=temperatures_or_zero, l2=st.sampled_from([0.1, 3.0]), seed=seeds)
+def test_fits_agree(P, tau, l2, seed):
+    weights = np.random.default_rng(seed).integers(1, 9, P.p.shape)
+    weights = (weights + np.swapaxes(weights, -1, -2)).astype(float)
+    for given_ in (None, weights):
+        tensor = None if given_ is None else torch.tensor(given_)
+        expected = solve_rlhf(P, tau, pair_weights=given_, l2=l2)
+        found = solve_rlhf(PreferenceMatrix(torch.tensor(P.p)), tau, pair_weights=tensor, l2=l2)
+        for name in ("reward", "policy", "value"):
+            assert isinstance(getattr(found, name), torch.Tensor)
+            assert_allclose(getattr(found, name).numpy(), getattr(expected, name), atol=1e-9)
+        assert found.certificate.worst() < 1e-12
+
+
+def test_solvers_refuse_bad_tensors_as_they_do_arrays():
+    P = PreferenceMatrix(torch.tensor(CONDORCET.p))
+    with pytest.raises(InvalidReference, match=r"reference\(2,\) = 0"):
+        solve_nlhf(P, 0.1, torch.tensor([0.5, 0.5, 0]))
+    with pytest.raises(InvalidReference, match="it is numpy where the preferences are torch on cpu"):
+        solve_nlhf(P, 0.1, np.full(3, 1 / 3))
+    with pytest.raises(InvalidParameter, match="pair_weights must broadcast"):
+        solve_rlhf(P, pair_weights=torch.ones(7))
+    with pytest.raises(InvalidParameter, match="symmetric"):
+        solve_rlhf(P, pair_weights=torch.tensor([[0.0, 1, 2], [1, 0, 1], [1, 1, 0]]))
+    won = PreferenceMatrix(torch.tensor([[0.5, 1], [0, 0.5]]))
+    with pytest.raises(DisconnectedComparisons, match=r"Groups: 1 \| 0|Groups: 0 \| 1"):
+        solve_rlhf(won)
 
 
 @examples()
@@ -178,8 +250,8 @@ def test_float32_is_named_where_it_is_too_coarse():
 @pytest.mark.parametrize(
     "use",
     [
-        solve_nlhf,
-        solve_rlhf,
+        lambda P: solve_nlhf(P, selection="exact"),
+        lambda P: solve_nlhf(P, selection="max_entropy"),
         lambda P: run(StackelbergGDA(), P, 1),
         social_choice.majority,
         social_choice.smith_set,
