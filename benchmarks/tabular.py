@@ -3,6 +3,7 @@
     python benchmarks/tabular.py                  about 20 minutes on two quiet cores
     python benchmarks/tabular.py --quick          small sizes only, under two minutes
     python benchmarks/tabular.py --only lottery   one table (repeat for more); prints it, keeps README and results
+    python benchmarks/tabular.py --small          one small game at a time: under a minute; its own table and results
 
 The peers have to be installed (--without NAME leaves one out on purpose):
 
@@ -39,6 +40,7 @@ from benchmarks.measure import (
     Contestant,
     Growth,
     Timing,
+    duration,
     growth_table,
     growths,
     machine,
@@ -48,7 +50,7 @@ from benchmarks.measure import (
     write_section,
 )
 from slhf.errors import SLHFError
-from tabular import PreferenceMatrix, solve_nlhf, solve_rlhf, solve_slhf
+from tabular import PreferenceMatrix, compiled, solve_nlhf, solve_rlhf, solve_slhf
 
 PEERS = {
     "QuantEcon": "quantecon",
@@ -106,7 +108,7 @@ def draw(n: int, batch: int, seed: int) -> PreferenceMatrix:
 
 def cases_of(kind: str, sizes: Sizes, peers: Sequence[str]) -> list[Case]:
     """All cases of a table, smallest first."""
-    cases = SECTIONS[kind].cases(sizes)
+    cases = _small_cases(sizes) if kind == "small" else SECTIONS[kind].cases(sizes)
     return [
         Case(
             c.section, c.n, c.batch, c.make, {k: v for k, v in c.contestants.items() if _takes_part(k, peers)}, c.check
@@ -410,6 +412,76 @@ def _same_winners(task: Any, results: Mapping[str, Any]) -> Mapping[str, float]:
     return {}
 
 
+# --- One small game
+
+
+def _small_cases(sizes: Sizes) -> list[Case]:
+    """All three, with all that an answer holds: both policies, values, certificate."""
+    cases = []
+    for n in (3, 10, 32):
+        mine: dict[str, tuple[Callable[[Games], Any], str, Callable[[Games], Any]]] = {
+            "SLHF": (lambda games: solve_slhf(games.P), "plain loop", _slhf_loop),
+            "lottery": (lambda games: solve_nlhf(games.P), "QuantEcon", _loop(_quantecon)),
+            "KL-Nash": (lambda games: solve_nlhf(games.P, TAU), "HiGHS (no KL)", _loop(_simplex)),
+        }
+        for name, (ours, peer, theirs) in mine.items():
+            contestants = {OURS: Contestant(ours), peer: Contestant(theirs)}
+            cases.append(Case(f"small {name}", n, 1, random_games(n, 1), contestants, _with_certificate))
+    return cases
+
+
+def _with_certificate(games: Games, results: Mapping[str, Any]) -> Mapping[str, float]:
+    if "plain loop" in results:
+        return _same_leader(games, results)
+    if "QuantEcon" in results:
+        return _all_lotteries(games, results)
+    return _same_nash(games, results)
+
+
+SMALL = {  # (task, n): at most this many times as long as the peer (issue 10)
+    ("SLHF", 3): 1.0,
+    ("SLHF", 32): 1 / 5,
+    ("lottery", 10): 3.0,
+    ("KL-Nash", 10): 1 / 5,
+}
+
+
+def _least(timing: Timing, name: str) -> float:
+    """The shortest sample: what a busy machine disturbs least."""
+    return min(timing.seconds[name])
+
+
+def small_table(timings: Sequence[Timing]) -> str:
+    """Markdown: ours, the peer, and by which factor ours takes longer: of the shortest samples, and the median."""
+    rows = []
+    for t in timings:
+        task, (_, peer) = t.section.removeprefix("small "), t.seconds
+        ratio, goal = _least(t, OURS) / _least(t, peer), SMALL.get((task, t.n))
+        met = "" if goal is None else f"{goal:.3g}: {'met' if ratio <= goal else 'missed'}"
+        ours, theirs = duration(_least(t, OURS)), duration(_least(t, peer))
+        median = t.ratio(OURS, peer)
+        rows.append([task, t.n, ours, peer, theirs, f"{ratio:.3g}", f"{median:.3g}", met])
+    headers = ["", "n", "slhf", "peer", "its time", "slhf / peer", "by medians", "goal, at most"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def measure_small(peers: Sequence[str]) -> None:
+    """Measure, print, and write ``results/small_games.json`` and the README's table of small games."""
+    cases = [case for case in cases_of("small", Sizes(), peers) if len(case.contestants) == 2]
+    for case in cases:
+        measure(case, 1, 0)  # imports and compiles: how often to repeat is judged by the first call
+    timings = [measure(case, rounds=200, budget=4) for case in tqdm(cases, unit="case")]
+    about = machine(["numpy", "scipy", "numba", *(PEERS[peer] for peer in peers if peer == "QuantEcon")])
+    text = (
+        f"One game at a time, everything in the answer included, on {about['cores']} cores ({about['processor']}), "
+        f"Python {about['python']}; shortest of up to 200 samples.\n\n{small_table(timings)}"
+    )
+    print(text)
+    raw = {"machine": about, "timings": [asdict(timing) for timing in timings]}
+    (HERE / "results" / "small_games.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    write_section(HERE / "README.md", "small_games", text)
+
+
 @dataclass(frozen=True)
 class Section:
     """A table: its title, its cases, and from where on cost is fitted."""
@@ -491,6 +563,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--only", action="append", choices=list(SECTIONS), help="measure and print this table only")
+    parser.add_argument("--small", action="store_true", help="only the ratios of one small game at a time")
     parser.add_argument("--without", action="append", default=[], metavar="PEER", help=f"one of {', '.join(PEERS)}")
     return parser.parse_args(arguments)
 
@@ -503,6 +576,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SLHFError as error:
         print(error, file=sys.stderr)
         return 2
+    compiled.load()  # numba, which solvers otherwise load after a while
+    if options.small:
+        measure_small(peers)
+        return 0
     sizes = QUICK if options.quick else Sizes()
     cases = [case for kind in options.only or SECTIONS for case in cases_of(kind, sizes, peers)]
     timings = []

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from slhf.certificates import Certificate
 from slhf.errors import InvalidParameter, NotConverged
 from tabular import compiled, lotteries
-from tabular.arrays import AnyArray, namespace, solve
+from tabular.arrays import AnyArray, solve
 from tabular.policies import check_temperature, log_of, log_reference, log_softmax
 from tabular.preferences import PreferenceMatrix
 
@@ -101,19 +101,13 @@ def solve_nlhf(
     if tau > 0:
         return _kl_nash(P, tau, reference)
     if selection == "any":
-        policies, *found = lotteries.any_lotteries(P.margins.reshape((-1, P.n, P.n)))
-        return _lottery(P, log_of(policies), *found)
+        return _lottery(P, *lotteries.any_lotteries(P.margins.reshape((-1, P.n, P.n))))
     P.require_numpy(f'solve_nlhf with selection="{selection}"')
     if selection == "exact":
         return _exact_lottery(P)
     log_ref = log_reference(reference, P.p.shape[:-1], "reference", full_support=True).reshape(-1, P.n)
-    return _lottery(P, *lotteries.max_entropy_lotteries(P.margins.reshape(-1, P.n, P.n), log_ref))
-
-
-def _solution(
-    log_policy: AnyArray, certificate: Certificate, rational: NDArray[np.object_] | None = None
-) -> NashSolution:
-    return NashSolution(namespace(log_policy).exp(log_policy), log_policy, certificate, rational)
+    log_policies, certificate, proved = lotteries.max_entropy_lotteries(P.margins.reshape(-1, P.n, P.n), log_ref)
+    return _lottery(P, np.exp(log_policies), certificate, proved, log_policies)
 
 
 def _batched(certificate: Certificate, shape: tuple[int, ...]) -> Certificate:
@@ -126,15 +120,22 @@ def _exact_lottery(P: PreferenceMatrix) -> NashSolution:
     """Temperature 0 in rational arithmetic, game by game."""
     found = [lotteries.exact(p) for p in P.p.reshape(-1, P.n, P.n)]
     rational = np.array(found, dtype=object).reshape(P.p.shape[:-1])
-    log_policy = log_of(rational.astype(np.float64))
+    policy = rational.astype(np.float64)
     zero = np.zeros(P.batch_shape)
-    return _solution(log_policy, Certificate(zero, zero, 0, "rational simplex", exact=True), rational)
+    return NashSolution(policy, log_of(policy), Certificate(zero, zero, 0, "rational simplex", exact=True), rational)
 
 
-def _lottery(P: PreferenceMatrix, log_policies: AnyArray, certificate: Certificate, proved: AnyArray) -> NashSolution:
+def _lottery(
+    P: PreferenceMatrix,
+    policies: AnyArray,
+    certificate: Certificate,
+    proved: AnyArray,
+    log_policies: AnyArray | None = None,
+) -> NashSolution:
     """Temperature 0 in floating point, from what :mod:`tabular.lotteries` found."""
     certificate = _batched(certificate, P.batch_shape)
-    solution = _solution(log_policies.reshape(P.p.shape[:-1]), certificate)
+    log_policies, shape = log_of(policies) if log_policies is None else log_policies, P.p.shape[:-1]
+    solution = NashSolution(policies.reshape(shape), log_policies.reshape(shape), certificate)
     if False in proved.tolist():
         raise NotConverged(
             f"The {certificate.method} left an exploitability of {float(certificate.gap.max()):.1e} and a residual of "
@@ -164,7 +165,8 @@ def _kl_nash(P: PreferenceMatrix, tau: float, reference: ArrayLike | AnyArray | 
         error = _log_error(margins, log_ref, log_policy, 1 / tau)
         divergence, spread = _divergence(log_policy, error), xp.max(error, axis=-1) - xp.min(error, axis=-1)
     certificate = Certificate(tau * divergence, tau * spread, iterations, "newton path following")
-    solution = _solution(log_policy.reshape(P.p.shape[:-1]), _batched(certificate, P.batch_shape))
+    log_policy = log_policy.reshape(P.p.shape[:-1])
+    solution = NashSolution(xp.exp(log_policy), log_policy, _batched(certificate, P.batch_shape))
     distance = xp.sqrt(2 * divergence)  # bounds ||pi - pi*||_1; below 1e-14 / tau it is rounding in P
     if not xp.all(distance <= 1e-9 + 1e-14 / tau):
         raise NotConverged(
