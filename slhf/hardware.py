@@ -28,7 +28,7 @@ APPLE_FEATURES = ("AdvSIMD", "FEAT_BF16", "FEAT_I8MM", "FEAT_SME", "FEAT_SME2")
 def cpu_features() -> frozenset[str]:
     """What all cores have, in the system's words ("avx2", "amx_bf16", "bf16"); empty where it does not tell.
 
-    Linux: the flags (Arm: Features) of /proc/cpuinfo. macOS: sysctl, in lower case and without FEAT_ on Apple's
+    Linux: the flags (Arm: Features) of /proc/cpuinfo. macOS: sysctl, in lower case and without ``FEAT_`` on Apple's
     processors. Elsewhere: unknown, so empty.
     """
     if platform.system() == "Linux":
