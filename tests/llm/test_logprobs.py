@@ -1,5 +1,7 @@
 """Log-probabilities in chunks, the shared trunk and the lean linear layers change nothing but the cost."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -172,7 +174,7 @@ def test_blocked_weights_change_no_bit_and_are_put_away(tmp_path):
         before = policy.model(input_ids=ids).logits
         with fast.on():
             during = policy.model(input_ids=ids).logits
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             assert len(fast.forwards) == 2 * 6 + 1
     assert torch.equal(before, during)
     assert not any("forward" in vars(m) for m in policy.model.modules() if type(m) is nn.Linear)
@@ -183,3 +185,13 @@ def test_an_adapted_output_layer_is_refused(tmp_path):
     finite.build_model(tmp_path, ("a", "b"), seed=1)
     with pytest.raises(ConfigError, match="output layer"):
         Policy.load(str(tmp_path), LoRA(rank=4, modules=("q_proj", "lm_head")), dtype="float32")
+
+
+def test_where_torch_comes_without_onednn_the_model_samples_all_the_same(tmp_path, monkeypatch):
+    """As on Apple silicon, where ``torch.ops.mkldnn`` has no operators."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    policy = tiny_policy(tmp_path)
+    policy.model.to(torch.bfloat16)
+    session = TransformersGenerator(policy).open([policy.chat.prompt(finite.PROMPT)])
+    assert len(session.sample(2, seed=0)[0].ids) > 0
