@@ -35,7 +35,7 @@ DATED = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>[^"'\\]*)(?P=q
 Role = Literal["leader", "follower"]
 
 
-def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], reply: bool = False) -> str:
+def render(tokenizer: Any, messages: Sequence[Mapping[str, object]], reply: bool = False) -> str:
     """A conversation in the tokenizer's chat template; the date in it is :data:`TODAY`.
 
     Args:
@@ -58,7 +58,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], reply: bool = 
     except TemplateError as error:
         raise ConfigError(
             f"The chat template of {tokenizer.name_or_path!r} refuses turns of "
-            f"{', '.join(message['role'] for message in messages)}: {error}"
+            f"{', '.join(str(message['role']) for message in messages)}: {error}"
         ) from error
 
 

@@ -395,7 +395,9 @@ def merged(name: str, adapter: Path | None, dtype: str) -> Any:
 def ends(causal: Any) -> list[int]:
     """The tokens with which a model's own generation settings end a sequence."""
     named = getattr(causal.generation_config, "eos_token_id", None)
-    return named if isinstance(named, list) else [named] * (named is not None)
+    if named is None:
+        return []
+    return named if isinstance(named, list) else [named]
 
 
 def require_safetensors(adapter: Path) -> None:
