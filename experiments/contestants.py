@@ -24,8 +24,8 @@ from llm.precision import Dtype
 from slhf.errors import ConfigError, RunError
 from slhf.text import read_text
 
-WEIGHTS = (".safetensors", ".bin")
-"""How files of weights end."""
+WEIGHTS = ".safetensors"
+"""How the files of weights that are read end."""
 
 
 def resolve(title: str, what: str) -> tuple[Contestant, bool]:
@@ -157,7 +157,7 @@ def fingerprint(one: Contestant) -> dict[str, str]:
     """What tells a contestant's weights from others of the same path: digests of the files; hub ids as they are."""
     places = [Path(place) for place in (one.model.name, one.adapter) if place is not None and Path(place).is_dir()]
     digests = {}
-    for file in sorted(file for place in places for file in place.rglob("*") if file.suffix in WEIGHTS):
+    for file in sorted(file for place in places for file in place.rglob("*") if file.suffix == WEIGHTS):
         with file.open("rb") as content:
             digests[f"{file.parent.name}/{file.name}"] = hashlib.file_digest(content, "sha256").hexdigest()[:16]
     return digests

@@ -11,12 +11,13 @@ from transformers import AutoTokenizer
 
 from experiments import contestants, process
 from experiments.evaluation import Contestant
+from llm.chat import Chat
 from llm.data import PromptConfig, Split, load_prompts
 from llm.data.sources import open_source, suffix_of
 from llm.embedded import from_pretrained
 from llm.generation import TransformersGenerator
 from llm.lengths import Player, fitting
-from llm.policy import default_device, merged
+from llm.policy import default_device, ends, merged
 from llm.precision import resolve
 from llm.refine import refine
 from slhf.errors import ConfigError
@@ -90,11 +91,12 @@ def to_lm_eval(one: Contestant, command: Command) -> str:
     if command.out.exists():
         raise ConfigError(f"{command.out} exists; move it away or give another --out.")
     dtype = resolve(command.dtype or "float32", default_device())
-    model = merged(one.model.name, one.adapter, dtype)
+    model, tokenizer = merged(one.model.name, one.adapter, dtype), from_pretrained(AutoTokenizer, one.model.name)
+    model.generation_config.eos_token_id = sorted(Chat(tokenizer, ends(model)).ends)
 
     def fill(path: Path) -> None:
         model.save_pretrained(path)
-        from_pretrained(AutoTokenizer, one.model.name).save_pretrained(path)
+        tokenizer.save_pretrained(path)
 
     write_directory(command.out, fill)
     model_args = shlex.quote(f"pretrained={command.out},dtype={dtype}")

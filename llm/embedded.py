@@ -89,12 +89,23 @@ def _converted() -> Path:
 def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     """``kind.from_pretrained`` (an Auto class of ``transformers``) of "embedded", a directory or a hub id.
 
+    Weights are read from safetensors alone: a pickled file (.bin) can run code as it is read.
+
     Raises:
-        MissingResource: it is neither here nor to be had from the hub.
+        MissingResource: it is neither here nor to be had from the hub, or not in that format.
     """
+    if hasattr(kind, "from_config"):  # a model, not a tokenizer or a configuration
+        options["use_safetensors"] = True
+        os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # or a service of the hub would convert them
     try:
         return kind.from_pretrained(str(model_path()) if name == "embedded" else name, **options)
     except (OSError, ValueError) as error:
+        if "safetensors" in str(error):
+            raise MissingResource(
+                f"The model {name!r} has no weights in safetensors format. Pickled ones (.bin), which can run code as "
+                "they are read, are not read. Where you trust them, load model and tokenizer with transformers, save "
+                "both with save_pretrained into a directory, and give that."
+            ) from error
         raise MissingResource(
             f"Cannot load the model {name!r}: {error} "
             'Give "embedded", a directory with a saved model, or a hub id while online.'

@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Cache
 
+from llm.attention import masks, require_attention
 from llm.chat import Role
 from llm.linear import FastLinears
+from llm.logprobs import head_logits
 from llm.policy import Policy
 from llm.trunk import frozen_layers
-from slhf.errors import ConfigError, TrainingError
+from slhf.errors import TrainingError
 from slhf.runs import derive_seed
 from slhf.signals import geometric_mixture
 
@@ -35,7 +37,7 @@ COMPACT = 1 / 8
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled answer: its token ids, with the end-of-sequence token if it ended, and their log-probabilities."""
+    """One sampled answer: its token ids, with the token that ended it if one did, and their log-probabilities."""
 
     ids: list[int]
     logprobs: list[float]
@@ -51,7 +53,7 @@ class Session(Protocol):
         """Replace each conversation by ``times`` copies of it, in a row."""
 
     def sample(self, max_new_tokens: int, seed: int, role: Role = "leader", first_row: int = 0) -> list[Sample]:
-        """Let the model continue each conversation until its end of sequence or the limit.
+        """Let the model continue each conversation until one of ``policy.chat.ends`` or the limit.
 
         Args:
             max_new_tokens: the limit.
@@ -197,17 +199,11 @@ class TransformersGenerator:
             carried along. For GPUs; on a CPU compiling takes longer than it saves.
 
     Raises:
-        ConfigError: the model's attention does not reach back to the start of the conversation.
+        ConfigError: the model has layers other than full or sliding-window attention.
     """
 
     def __init__(self, policy: Policy, compile: bool = False) -> None:
-        config = policy.decoder.config
-        kinds = set(getattr(config, "layer_types", None) or ())
-        if kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
-            raise ConfigError(
-                f"{type(policy.decoder).__name__} has layers that do not see the whole conversation (such as "
-                "sliding windows), which TransformersGenerator does not reproduce; use a model with full attention."
-            )
+        require_attention(policy.decoder)
         self.policy, self.compile = policy, compile
         self.fast = FastLinears(policy.model)
         self.decode = torch.compile(_forward, dynamic=False) if compile else _forward
@@ -267,7 +263,7 @@ class TransformersSession:
 
     def _decode(self, logits: Tensor, streams: Tensor) -> list[Sample]:
         """Draw until every conversation has ended; finished ones move behind the others and are left out."""
-        eos, steps = self.policy.chat.eos, streams.shape[1]
+        ends, steps = self.policy.chat.ends, streams.shape[1]
         samples = [Sample([], []) for _ in self.conversations]
         ended = [False] * len(samples)
         order, live = list(range(len(samples))), len(samples)  # order[i]: whose conversation is in row i of the caches
@@ -277,7 +273,7 @@ class TransformersSession:
                 if not ended[row]:
                     samples[row].ids.append(token)
                     samples[row].logprobs.append(value)
-                    ended[row] = token == eos
+                    ended[row] = token in ends
             finished = sum(ended[row] for row in order[:live])
             if finished == live or step + 1 == steps:
                 break
@@ -349,7 +345,7 @@ class TransformersSession:
             with self._adapter(on):
                 hidden = forward(self.policy.decoder, cache, ids, positions)
             hidden = hidden[:, -1] if ends is None else hidden[torch.arange(len(ids), device=ids.device), ends]
-            logits[on] = self.policy.head(hidden).float() / self.policy.temperature
+            logits[on] = head_logits(self.policy.head, hidden) / self.policy.temperature
         if len(logits) == 1:
             return next(iter(logits.values()))
         return geometric_mixture(logits[True].log_softmax(-1), logits[False].log_softmax(-1), mixture=self.mixture)
@@ -376,9 +372,7 @@ class TransformersSession:
 
 def _forward(decoder: Any, cache: RaggedCache, ids: Tensor, positions: Tensor) -> Tensor:
     """Last hidden states (B, T, d); each token sees the columns of its own row up to its own position."""
-    dtype = decoder.get_input_embeddings().weight.dtype
-    hidden = torch.arange(cache.width, device=ids.device) > positions[:, None, :, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=ids.device).masked_fill_(hidden, torch.finfo(dtype).min)
+    mask = masks(decoder, positions, cache.width)
     hook = decoder.layers[cache.trunk].register_forward_pre_hook(cache.keep) if cache.trunk else None
     try:
         out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)

@@ -46,7 +46,7 @@ class FastLinears:
 
     The results are the same to the bit; decoding reads the weights about a third faster, because a plain weight
     is brought into that layout in every call. It takes another copy of the weights, made the first time. Where
-    the processor has no bfloat16 units, and on a GPU, nothing changes.
+    the processor has no bfloat16 units, without oneDNN, and on a GPU, nothing changes.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -67,8 +67,8 @@ class FastLinears:
                 del layer.forward
 
     def _eligible(self) -> list[nn.Linear]:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return []
+        if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+            return []  # without oneDNN, as on Apple silicon, there are no such operators
         return [
             layer
             for layer in self.model.modules()

@@ -36,7 +36,13 @@ def make_optimizer(spec: Algorithm, policy: Policy, config: TrainConfig) -> torc
     groups = parameter_groups(spec, policy)
     if not all(group["params"] for group in groups):
         raise TrainingError("The policy has no trainable parameter: its adapters are frozen.")
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=config.adam_betas, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, betas=config.adam_betas, weight_decay=0.0)
+
+    def count(*_: Any) -> None:
+        policy.steps += 1
+
+    optimizer.register_step_post_hook(count)
+    return optimizer
 
 
 def rate_factor(config: TrainConfig, step: int) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -94,6 +95,7 @@ class Policy:
         chat: the cut-up chat template.
         temperature: the sampling temperature; every log-probability is taken at it, so that the policy that
             is trained is the one that is sampled.
+        steps: how many steps of an optimiser this object has seen; see ``llm.optimise.make_optimizer``.
     """
 
     def __init__(
@@ -109,15 +111,16 @@ class Policy:
         lighten(model)
         self.model = model.eval()  # no dropout: the reference and the policy differ by what is trained alone
         self.tokenizer = tokenizer
-        self.chat = Chat(tokenizer)
-        self.temperature = temperature
+        self._frozen = frozen
+        causal = self.model if self.full else model.get_base_model()
+        self.chat = Chat(tokenizer, ends(causal))
+        self.temperature, self.steps = temperature, 0
         self.sharing = sharing
         self.pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.chat.eos
-        self._frozen = frozen
         self._names = self._trainable_names()
         self.adapter = ""
         self._activate(OWN)
-        self._check_head(self.model if self.full else model.get_base_model())
+        self._check_head(causal)
 
     @classmethod
     def load(
@@ -265,13 +268,15 @@ class Policy:
         """Write what is trained as safetensors.
 
         ``peft.PeftModel.from_pretrained`` loads an adapter (the Follower's own is in the folder "follower"),
-        ``transformers`` a fully fine-tuned model, with its tokenizer.
+        ``transformers`` a fully fine-tuned model, with its tokenizer and the tokens that end its answers.
         """
         if self.full:
+            self.model.generation_config.eos_token_id = sorted(self.chat.ends)
             self.model.save_pretrained(str(directory))
             self.tokenizer.save_pretrained(str(directory))
         else:
-            self.model.save_pretrained(str(directory), selected_adapters=list(self._names))
+            # the embedding is never trained; left to itself, peft would ask the hub whether it was resized
+            self.model.save_pretrained(str(directory), selected_adapters=list(self._names), save_embedding_layers=False)
 
     def _score(self, batch: TokenBatch, chosen: Tensor, trunk: Tensor | None) -> Tensor:
         """(batch, length): log-probabilities of the chosen tokens under whoever is active, 0 elsewhere.
@@ -360,11 +365,34 @@ def merged(name: str, adapter: Path | None, dtype: str) -> Any:
     if adapter is None:
         return from_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, dtype))
     base = from_pretrained(AutoModelForCausalLM, name, dtype=torch.float32)
+    require_safetensors(adapter)
     try:
         model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"The model {name!r} does not take the adapter {adapter}: {error}") from error
     return model.to(getattr(torch, dtype))
+
+
+def ends(causal: Any) -> list[int]:
+    """The tokens with which a model's own generation settings end a sequence."""
+    named = getattr(causal.generation_config, "eos_token_id", None)
+    if named is None:
+        return []
+    return named if isinstance(named, list) else [named]
+
+
+def require_safetensors(adapter: Path) -> None:
+    """Refuse an adapter in another format, before ``peft`` reads a pickled one or looks for it on the hub.
+
+    Raises:
+        ConfigError: ``adapter`` does not hold the file that :meth:`Policy.save` writes.
+    """
+    if not (adapter / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise ConfigError(
+            f"{adapter} holds no adapter in safetensors format ({SAFETENSORS_WEIGHTS_NAME}). Pickled weights (.bin), "
+            "which can run code as they are read, are not read; where you trust them, load them with peft and save "
+            "them again."
+        )
 
 
 def _with_adapters(base: Any, lora: LoRA, adapter: Path | None, start_from: Path | None, sharing: Sharing) -> PeftModel:
@@ -377,12 +405,14 @@ def _with_adapters(base: Any, lora: LoRA, adapter: Path | None, start_from: Path
         sources[REFERENCE] = start_from
     model: Any = None
     for name, source in sources.items():
+        if source is not None:
+            require_safetensors(source)
         try:
             if source is None:
                 if model is None:
-                    model = get_peft_model(base, shape, adapter_name=name)
+                    model = get_peft_model(base, copy.deepcopy(shape), adapter_name=name)
                 else:
-                    model.add_adapter(name, lora_config(base, lora))
+                    model.add_adapter(name, copy.deepcopy(shape))
             elif model is None:
                 model = PeftModel.from_pretrained(base, str(source), adapter_name=name, is_trainable=True)
             else:
@@ -408,9 +438,16 @@ def lora_config(base: Any, lora: LoRA) -> LoraConfig:
     """The ``peft`` form of ``lora`` for this base model.
 
     Raises:
-        ConfigError: more layers are asked for than the model has.
+        ConfigError: more layers are asked for than the model has, or modules that it does not have.
     """
-    depth = base.config.num_hidden_layers
+    linear = {name.rpartition(".")[2] for name, part in base.named_modules() if isinstance(part, torch.nn.Linear)}
+    missing = [name for name in lora.modules if name not in linear]
+    if missing:
+        raise ConfigError(
+            f"lora.modules names {', '.join(missing)}, which {type(base).__name__} does not have; give some of its "
+            f"linear modules: {', '.join(sorted(linear))}."
+        )
+    depth = base.config.get_text_config().num_hidden_layers
     if lora.layers is not None and not 1 <= lora.layers <= depth:
         raise ConfigError(f"lora.layers = {lora.layers}, but the model has {depth} layers; give 1 to {depth} or null.")
     return LoraConfig(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
+from llm.chat import render
 from llm.data import Message
 from llm.embedded import from_pretrained
 from llm.lora import LoRA
@@ -163,8 +164,7 @@ class RewardHeads:
     def encode(self, conversation: Sequence[Message], answer: str) -> list[int]:
         """Token ids of the conversation, which ends with a user's turn, and the answer as its last turn."""
         messages = [*conversation, {"role": "assistant", "content": answer}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(render(self.tokenizer, messages), add_special_tokens=False)["input_ids"]
 
     @torch.no_grad()
     def rewards(self, texts: Sequence[Sequence[int]], budget: int, progress: str | None = None) -> Tensor:

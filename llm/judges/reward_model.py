@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit
 
+from llm.chat import render
 from llm.data.prompts import conversation
 from llm.judges.config import RewardModelJudgeConfig
 from llm.judges.meter import Meter
@@ -49,10 +50,7 @@ class RewardModelJudge:
         known = self._known if self.remember else {}
         new = [row for row in dict.fromkeys(rows) if row not in known]
         texts = [
-            self.classifier.tokenizer.apply_chat_template(
-                [*conversation(x), {"role": "assistant", "content": y}], tokenize=False
-            )
-            for x, y in new
+            render(self.classifier.tokenizer, [*conversation(x), {"role": "assistant", "content": y}]) for x, y in new
         ]
         known.update(zip(new, self.classifier.logits(texts, special_tokens=False)[:, 0].tolist(), strict=True))
         return np.array([known[row] for row in rows], dtype=np.float64)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm import finite, generation
 from llm.generation import TransformersGenerator, batches, common_prefix, draw
-from slhf.errors import ConfigError, TrainingError
+from slhf.errors import TrainingError
 from slhf.signals import geometric_mixture
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 from tests.tabular.strategies import examples
@@ -205,13 +205,6 @@ def test_diverged_logits_stop_the_run(tmp_path):
     move(policy, seed=0, scale=float("nan"))
     with pytest.raises(TrainingError, match="not finite"):
         sampled(policy)
-
-
-def test_a_model_that_forgets_the_start_is_refused(tmp_path):
-    policy = tiny_policy(tmp_path)
-    policy.decoder.config.layer_types = ["sliding_attention", "full_attention"]
-    with pytest.raises(ConfigError, match="whole conversation"):
-        TransformersGenerator(policy)
 
 
 def test_a_session_is_used_in_order(tmp_path):

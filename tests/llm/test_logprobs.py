@@ -1,5 +1,7 @@
 """Log-probabilities in chunks, the shared trunk and the lean linear layers change nothing but the cost."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -174,7 +176,7 @@ def test_blocked_weights_change_no_bit_and_are_put_away(tmp_path):
         before = policy.model(input_ids=ids).logits
         with fast.on():
             during = policy.model(input_ids=ids).logits
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             assert len(fast.forwards) == 2 * 6 + 1
     assert torch.equal(before, during)
     assert not any("forward" in vars(m) for m in policy.model.modules() if type(m) is nn.Linear)
@@ -185,3 +187,44 @@ def test_an_adapted_output_layer_is_refused(tmp_path):
     finite.build_model(tmp_path, ("a", "b"), seed=1)
     with pytest.raises(ConfigError, match="output layer"):
         Policy.load(str(tmp_path), LoRA(rank=4, modules=("q_proj", "lm_head")), dtype="float32")
+
+
+def test_where_torch_comes_without_onednn_the_model_samples_all_the_same(tmp_path, monkeypatch):
+    """As on Apple silicon, where ``torch.ops.mkldnn`` has no operators."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    policy = tiny_policy(tmp_path)
+    policy.model.to(torch.bfloat16)
+    session = TransformersGenerator(policy).open([policy.chat.prompt(finite.PROMPT)])
+    assert len(session.sample(2, seed=0)[0].ids) > 0
+
+
+@pytest.fixture
+def offered(monkeypatch):
+    """As on a GPU: ``torch.mm`` returns the float32 numbers in which it sums products of bfloat16."""
+    plain_mm = torch.mm
+
+    def mm(a, b, out_dtype=None):
+        return plain_mm(a, b) if out_dtype is None else plain_mm(a.to(out_dtype), b.to(out_dtype))
+
+    monkeypatch.setattr(torch, "mm", mm)
+    logprobs._offers_float32.cache_clear()
+    yield
+    logprobs._offers_float32.cache_clear()
+
+
+def test_logits_are_not_rounded_where_torch_can_return_them(offered):
+    """The floor under every KL elsewhere: the same numbers through bfloat16 logits."""
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(64, 32), torch.randn(300, 32), torch.randn(300)
+    hidden, weight, bias = hidden.bfloat16(), weight.bfloat16(), bias.bfloat16()
+    targets = torch.randint(300, (64,))
+    exact = plain(hidden.double(), weight.double(), bias.double(), targets, 1.0)
+    torch.testing.assert_close(token_logprobs(hidden, weight, bias, targets, 1.0), exact.float(), atol=1e-4, rtol=1e-5)
+    head = nn.Linear(32, 300).bfloat16()
+    with torch.no_grad():
+        head.weight.copy_(weight), head.bias.copy_(bias)
+        sampled = logprobs.head_logits(head, hidden).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(sampled, exact.float(), atol=1e-4, rtol=1e-5)
+    rounded = plain(hidden, weight, bias, targets, 1.0)
+    assert float((rounded - exact).abs().max()) > 1e-2

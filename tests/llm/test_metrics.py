@@ -44,7 +44,7 @@ def collected(request, policy):
 
 def test_the_sampler_and_the_trainer_agree(collected):
     _, _, experience, logp = collected
-    found = metrics.of_game(experience, logp, eos=2)
+    found = metrics.of_game(experience, logp, ends=[2])
     assert found["sampler_gap_max"] < 1e-5  # float32 along two ways of reading
     assert found["sampler_gap_mean"] <= found["sampler_gap_max"]
 
@@ -54,7 +54,7 @@ def test_a_sampler_that_is_not_the_trainer_shows(collected):
     moved = logp.clone()
     row, column = experience.batch.scored.nonzero()[3].tolist()
     moved[row, column] += 0.5
-    found = metrics.of_game(experience, moved, eos=2)
+    found = metrics.of_game(experience, moved, ends=[2])
     assert found["sampler_gap_max"] == pytest.approx(0.5, abs=1e-4)
     assert found["sampler_gap_mean"] == pytest.approx(0.5 / int(experience.batch.scored.sum()), abs=1e-4)
 
@@ -68,7 +68,7 @@ def test_per_role_numbers(policy):
     logp[follower] = torch.tensor([-0.5, -1.5, -2.5])
     reference = logp * 2
     found = metrics.of_game(
-        Experience(batch, reference, torch.tensor([0.25, 0.5]), {"a": [], "b": [], "c": []}), logp, 2
+        Experience(batch, reference, torch.tensor([0.25, 0.5]), {"a": [], "b": [], "c": []}), logp, [2]
     )
     expected = {
         "leader_kl": 5.0,
@@ -98,7 +98,7 @@ def test_entropy_is_estimated_without_bias(policy):
     for i in range(len(every)):
         one = batch.rows(torch.tensor([i]))
         row = logp[i : i + 1, : one.ids.shape[1]]
-        found = metrics.of_game(Experience(one, row, torch.zeros(1), {}), row, eos=2)
+        found = metrics.of_game(Experience(one, row, torch.zeros(1), {}), row, ends=[2])
         mean += float(row.sum().exp()) * found["leader_entropy"]
     assert mean == pytest.approx(entropy, rel=1e-5)
 
@@ -129,7 +129,7 @@ def test_exploitability_bounds_the_best_response_from_below():
 
 def test_only_several_replies_have_an_exploitability_and_only_comparisons_a_preference(collected):
     spec, _, experience, logp = collected
-    found = metrics.of_game(experience, logp, 2)
+    found = metrics.of_game(experience, logp, [2])
     assert ("exploitability" in found) == isinstance(spec, StackelbergGDA)
     assert ("preference" in found) == isinstance(spec, StackelbergGDA | NashMD)
     if isinstance(spec, StackelbergGDA):

@@ -3,13 +3,15 @@
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from llm import finite
 from llm.algorithms import check, parameter_groups
 from llm.policy import LoRA, Policy
 from slhf.algorithms import EGPO, RLOO, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
+from tests.llm.architectures import build
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 
 pytestmark = pytest.mark.numeric
@@ -171,3 +173,48 @@ def test_an_episode_of_the_follower_stays_the_reference_within_the_reference(tmp
     with policy.reference():
         expected, _ = read(policy)
     torch.testing.assert_close(inside, expected)
+
+
+def test_saving_an_adapter_asks_nobody(base, tmp_path, monkeypatch):
+    """peft would look on the hub whether the base's embedding was resized, at every checkpoint."""
+    asked = []
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *a, **k: asked.append(a))
+    policy = load(base)
+    policy.model.peft_config["default"].base_model_name_or_path = "someone/model"
+    policy.save(tmp_path / "saved")
+    assert not asked
+
+
+def test_pickled_weights_are_refused(base, tmp_path):
+    """They can run code as they are read."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    torch.save(model.state_dict(), base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    with pytest.raises(MissingResource, match=r"no weights in safetensors format\. Pickled ones"):
+        load(base)
+    model.save_pretrained(base)
+    policy, saved = load(base), tmp_path / "saved"
+    policy.save(saved)
+    torch.save(load_file(saved / "adapter_model.safetensors"), saved / "adapter_model.bin")
+    (saved / "adapter_model.safetensors").unlink()
+    for use in ({"adapter": saved}, {"start_from": saved}):
+        with pytest.raises(ConfigError, match="holds no adapter in safetensors format"):
+            load(base, **use)
+    with pytest.raises(ConfigError, match="holds no adapter in safetensors format"):
+        Policy.as_is(str(base), saved, dtype="float32")
+
+
+def test_modules_that_the_model_does_not_have_are_named(base):
+    """Else most of the default modules would be left without an adapter where they have other names."""
+    with pytest.raises(ConfigError, match=r"names o_proj, .* which PhiForCausalLM does not have.*: dense, fc1"):
+        load(base, LoRA())
+
+
+def test_a_trained_model_says_where_its_answers_end(tmp_path):
+    """As do the files of its tokenizer's template; its base named another token."""
+    name = build(tmp_path / "model", "qwen2-base")
+    policy = Policy.load(name, None, dtype="float32")
+    policy.save(tmp_path / "saved")
+    known = GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id
+    assert set(known) == policy.chat.ends == {policy.chat.eos, policy.tokenizer.eos_token_id}
+    assert policy.chat.eos != policy.tokenizer.eos_token_id

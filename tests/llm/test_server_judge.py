@@ -494,6 +494,14 @@ def test_letter_probabilities(logits, shown):
         ({"url": "localhost:8000/v1"}, "judge.url must look like"),
         ({"url": "http://user:sk-x@host/v1"}, "without a key"),
         ({"url": "http://host/v1?key=sk-x"}, "without a key"),
+        ({"url": "http://judge.example/v1", "api_key_env": "A_KEY"}, "the API key would cross the network unencrypted"),
+        ({"url": "http://10.0.0.7:8000/v1", "api_key_env": "A_KEY"}, "unencrypted.*through a tunnel to localhost"),
+        ({"extra": {"api_key": "sk-x"}}, r"judge\.extra names api_key: it is written into manifests"),
+        ({"extra": {"headers": {"X-Auth-Token": "sk-x"}}}, r"names headers\.X-Auth-Token"),
+        (
+            {"extra": {"tools": [{"accessToken": "sk-x"}], "Authorization": "sk-x"}},
+            r"tools\.accessToken, Authorization",
+        ),
         ({"template": "{prompt} {a}"}, r"must have the fields \{prompt\}, \{a\} and \{b\}"),
         ({"concurrency": 0}, "concurrency = 0"),
         ({"retries": -1}, "retries = -1"),
@@ -506,6 +514,19 @@ def test_settings_that_cannot_be(config, change, message):
     with pytest.raises(InvalidParameter, match=message) as caught:
         replace(config, **change)
     assert "sk-x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]", "gpu.localhost"])
+def test_a_key_may_go_unencrypted_to_this_machine_alone(config, host):
+    assert replace(config, url=f"http://{host}:8000/v1", api_key_env="A_KEY").api_key_env == "A_KEY"
+    assert replace(config, url="https://judge.example/v1", api_key_env="A_KEY")
+    assert replace(config, url="http://judge.example/v1")  # without a key
+
+
+def test_what_only_sounds_like_a_secret_is_sent(config):
+    schema = {"properties": {"key": {"type": "string"}, "token": {"type": "number"}}}
+    extra = {"max_completion_tokens": 9, "stop_token_ids": [1], "prompt_cache_key": "mine", "guided_json": schema}
+    assert replace(config, extra=extra).extra == extra
 
 
 def test_a_sweep_names_it(config):

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -11,19 +12,29 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from llm import finite, vllm_generator
 from llm.config import ModelConfig, TrainConfig
 from llm.judges.matrix import MatrixJudge
+from llm.optimise import make_optimizer
 from llm.policy import LoRA, Policy, TokenBatch
 from llm.train import train
 from llm.vllm_generator import VLLMGenerator, engine_for, read, start_engine
 from slhf.algorithms import StackelbergGDA
 from slhf.errors import ConfigError, MissingResource, TrainingError
 from slhf.runs import Run
+from tests.llm.architectures import build
 from tests.llm.tiny import tiny_policy
 
 LABELS = ("a", "b", "c")
+
+
+class ByLength:
+    """Prefers the longer text."""
+
+    def prefer(self, prompts, a, b):
+        return np.array([(len(y) > len(z)) + 0.5 * (len(y) == len(z)) for y, z in zip(a, b, strict=True)], float)
 
 
 @dataclass
@@ -132,6 +143,21 @@ def test_sampled_log_probabilities_are_the_policys_before_and_after_a_step(gener
         move(policy)
 
 
+def test_the_step_of_a_fused_optimiser_is_a_change(generator, monkeypatch):
+    """It leaves no trace in the version of a tensor."""
+    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, fused=True))
+    policy, spec = generator.policy, StackelbergGDA(0.01)
+    optimizer, before = make_optimizer(spec, policy, TrainConfig()), generator.request("leader")
+    weights = [p for _, p in policy.trainable()]
+    for p in weights:
+        p.grad = torch.ones_like(p)
+    versions = [p._version for p in weights]
+    optimizer.step()
+    assert [p._version for p in weights] == versions
+    assert generator.request("leader").lora_int_id != before.lora_int_id
+    assert generator.request("leader").lora_int_id == generator.request("leader").lora_int_id
+
+
 def test_an_adapter_gets_a_new_id_when_it_changed_and_only_then(generator):
     x = [generator.policy.chat.prompt(finite.PROMPT)]
     for changed in (False, False, True, True):
@@ -170,7 +196,16 @@ def test_an_answer_ends_with_the_end_of_sequence_exactly_when_it_ended(generator
         assert y.ids[-1] == policy.chat.eos or len(y.ids) == 3
     cut = SimpleNamespace(token_ids=[5], finish_reason="length", logprobs=[{5: SimpleNamespace(logprob=-1.0)}])
     with pytest.raises(TrainingError, match="1 of at most 3 tokens"):
-        read(cut, policy.chat.eos, 3)
+        read(cut, policy.chat.ends, 3)
+
+
+def test_sampling_stops_at_every_end_that_the_policy_knows(generator):
+    """The template's, and those of the model's own generation settings."""
+    policy = generator.policy
+    policy.chat.ends = frozenset({policy.chat.eos, policy.tokenizer.convert_tokens_to_ids("b")})
+    samples = generator.open([policy.chat.prompt(finite.PROMPT)] * 40).sample(3, seed=1)
+    assert {y.ids[-1] for y in samples if len(y.ids) < 3} == policy.chat.ends
+    assert all(not policy.chat.ends & set(y.ids[:-1]) for y in samples)
 
 
 def test_the_reference_is_the_base_without_adapter(generator):
@@ -218,8 +253,53 @@ INSTALLED = importlib.util.find_spec("vllm") is not None
 
 @pytest.mark.skipif(INSTALLED, reason="vLLM is installed")
 def test_without_vllm_it_is_named():
-    with pytest.raises(MissingResource, match="vLLM is not installed"):
+    with pytest.raises(MissingResource, match=r"vLLM \(0\.10\.2 or newer\) is not installed"):
         start_engine("embedded", "bfloat16", LoRA(), 128)
+
+
+@pytest.mark.parametrize("version", ["0.9.2", "0.10.1.1"])
+def test_a_vllm_that_is_too_old_is_named(vllm, monkeypatch, version):
+    monkeypatch.setattr(sys.modules["vllm"], "__version__", version, raising=False)
+    with pytest.raises(MissingResource, match=f"vLLM {version} is too old; 0.10.2 or newer"):
+        start_engine("x", "float32", LoRA(), 128)
+
+
+def test_the_engine_may_adapt_every_module(vllm, monkeypatch):
+    """vLLM packs q, k, v and gate, up under names of its own: told ours, it would leave five of seven as they were."""
+    asked = {}
+    monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.10.2", raising=False)
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", lambda **options: asked.update(options), raising=False)
+    start_engine("x", "float32", LoRA(), 128)
+    assert asked["enable_lora"] is True
+    assert asked["max_lora_rank"] >= LoRA().rank
+    assert "lora_target_modules" not in asked
+
+
+def forgetful(request):
+    """An engine that leaves a part of the adapter out."""
+    path = Path(request.lora_path) / "adapter_model.safetensors"
+    save_file({key: 0 * x if "v_proj" in key else x for key, x in load_file(path).items()}, path)
+
+
+def test_a_run_whose_engine_drops_a_part_of_the_adapter_ends(tmp_path, vllm, monkeypatch):
+    """With the default LoRA(), on a model that has all of its modules."""
+    name, lora = build(tmp_path / "model", "llama"), LoRA()
+    config = ModelConfig(name, "float32", 1.0, 4, lora, sampler="vllm")
+    base = Policy.load(name, lora, dtype="float32")
+    honest = Engine._adapted
+
+    def run(rate, folder):
+        monkeypatch.setattr(
+            vllm_generator, "start_engine", lambda *_: Engine(lambda: copy.deepcopy(base.model).unload())
+        )
+        run = Run.open(tmp_path, folder, {})
+        train(StackelbergGDA(rate), ByLength(), ["Why?"], run, config, TrainConfig(steps=4, batch_size=2))
+        return run.metrics()
+
+    assert max(row["sampler_gap_max"] for row in run(0.1, "whole")) < 1e-3
+    monkeypatch.setattr(Engine, "_adapted", lambda self, request: (forgetful(request), honest(self, request))[1])
+    with pytest.raises(TrainingError, match=r"differ from the trained policy's by .* nats a token .*sampler_gap_mean"):
+        run(0.1, "part")
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs vLLM")
