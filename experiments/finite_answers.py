@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.special import expit
 
+from experiments import process
 from experiments.cluster import Task
 from experiments.config import FiniteAnswersSweep, build_algorithm
 from llm import finite
@@ -82,17 +80,6 @@ def jobs_of(sweeps: list[FiniteAnswersSweep]) -> tuple[list[Job], list[dict[str,
     return jobs, skipped
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other on matrices this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def open_run(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> Run:
     """The run directory of ``spec`` on the game."""
     config = {
@@ -105,7 +92,7 @@ def open_run(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep,
     return Run.open(root, spec.name, config)
 
 
-@one_thread()
+@process.threads(1)
 def run_game(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep, root: Path) -> dict[str, Any]:
     """Train ``spec`` with the game as judge and compare what was learned with what is optimal."""
     processes = join(sweep.train.timeout_minutes)

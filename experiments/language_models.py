@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import evaluation
+import torch
+
+from experiments import evaluation, process, side_by_side
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, PlannedRun, runs_of
 from experiments.reporting import report
@@ -33,7 +35,10 @@ from llm.reward import LinearReward, OwnReward, fit_reward
 from llm.train import train
 from slhf.algorithms import RLOO, Algorithm
 from slhf.errors import ConfigError
-from slhf.runs import Run, derive_seed, write_json
+from slhf.runs import Run, derive_seed, settle, write_json
+
+BYTES_EACH = 5e9
+"""What training the embedded model needs, measured at the quickstart's settings."""
 
 
 @dataclass
@@ -77,6 +82,7 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     if join(sweeps[0].train.timeout_minutes).first:
         announce(sweeps, workplace.root)
         print_precision(sweeps[0])
+    train_side_by_side(sweeps, workplace)
     runs = {}
     for sweep in sweeps:
         for planned in runs_of(sweep):
@@ -87,6 +93,27 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     trained_runs = with_titles(list(runs.values()))
     result = evaluation.evaluate(trained_runs, sweeps[0], workplace)
     return report.write(workplace.root, trained_runs, result)
+
+
+def train_side_by_side(sweeps: list[LanguageModelSweep], workplace: Workplace) -> None:
+    """Train the unfinished runs at the same time where that is faster and memory holds them; else do nothing."""
+    todo = {
+        run.path: (planned, run)
+        for sweep in sweeps
+        for planned in runs_of(sweep)
+        if not (run := open_run(planned.spec, planned.sweep, workplace.root)).finished
+    }
+    processes = side_by_side.at_once(len(todo), BYTES_EACH) if sweeps[0].model.name == "embedded" else 1
+    if processes == 1:
+        return
+    side_by_side.run(
+        [partial(train_task, planned, Workplace(workplace.root)) for planned, _ in todo.values()],
+        processes,
+        "training",
+        "steps",
+        sum(planned.sweep.train.steps for planned, _ in todo.values()),
+        lambda: sum(len(run.metrics()) for _, run in todo.values()),
+    )
 
 
 def check(sweeps: list[LanguageModelSweep]) -> None:
@@ -185,7 +212,11 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
     processes = join(sweep.train.timeout_minutes)
     run = processes.in_turn(lambda: open_run(spec, sweep, workplace.root))
     if not processes.agree(run.finished):
-        with run.lock() if processes.first else nullcontext(), run.error_kept():
+        with (
+            run.lock() if processes.first else nullcontext(),
+            run.error_kept(),
+            processes.in_turn(partial(threads_of, run)),
+        ):
             start = time.perf_counter()
             prompts = load_prompts(sweep.prompts, "train")
             device = default_device()
@@ -197,6 +228,13 @@ def train_run(planned: PlannedRun, workplace: Workplace) -> TrainedRun:
             if processes.first:
                 run.finish({"steps": sweep.train.steps, "seconds_this_session": round(time.perf_counter() - start, 1)})
     return TrainedRun(spec, sweep, run, title_of(planned))
+
+
+def threads_of(run: Run) -> AbstractContextManager[None]:
+    """As many threads of the processor as the run began with; with others a resumed run would round otherwise."""
+    if torch.cuda.is_available():
+        return nullcontext()
+    return process.threads(int(settle(run.manifest, "threads", str(torch.get_num_threads()))))
 
 
 def scalar_reward(sweep: LanguageModelSweep, judge: Judge, run: Run, prompts: list[str]) -> Reward:

@@ -9,7 +9,8 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import tyro
@@ -67,6 +68,19 @@ def prepare() -> None:
     """Quiet libraries and keep memory; the first thing a process does."""
     quiet()
     keep_memory()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within this context torch computes with so many threads of the processor."""
+    import torch  # not at the top: messages and help need none of it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_memory() -> None:

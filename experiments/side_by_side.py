@@ -1,0 +1,77 @@
+"""Several tasks at once on one processor, each in a process of its own with its share of the cores.
+
+A decoding step on a CPU is many small matrix products, which two threads share badly: two runs with a thread each are
+done well before two runs, one after the other, with two threads. Nothing else changes: a run is the same to the bit
+whatever is computed beside it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
+from typing import Any
+
+import psutil
+import torch
+from tqdm import tqdm
+
+from experiments import process
+
+Task = Callable[[], Any]
+"""What to do; importable, or a ``functools.partial`` of something that is."""
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]"
+POLL_SECONDS = 0.5
+
+
+def at_once(tasks: int, bytes_each: float) -> int:
+    """How many tasks run at a time: no more than there are cores and than memory holds; 1 where a GPU computes.
+
+    Args:
+        tasks: how many there are.
+        bytes_each: the memory that one needs.
+    """
+    if torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return 1
+    memory = int(psutil.virtual_memory().available // bytes_each)
+    return max(1, min(tasks, torch.get_num_threads(), memory))
+
+
+def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int, done: Callable[[], float]) -> None:
+    """Do the tasks, ``processes`` at a time, under one bar with the time left.
+
+    The first error ends the others and is raised; so does Ctrl-C.
+
+    Args:
+        tasks: what to do, the longest first.
+        processes: how many at a time.
+        title, unit, total: of the bar.
+        done: how far all of them together are, of ``total``.
+    """
+    threads = max(1, torch.get_num_threads() // processes)
+    spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with (
+        ProcessPoolExecutor(processes, spawn, partial(begin, threads)) as pool,
+        tqdm(total=total, initial=done(), desc=title, unit=unit, bar_format=BAR) as bar,
+    ):
+        waiting = {pool.submit(task) for task in tasks}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+                bar.update(done() - bar.n)
+                for future in finished:
+                    future.result()
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+def begin(threads: int) -> None:
+    """What a process does first; the bars inside it would tear ours apart."""
+    os.environ["TQDM_DISABLE"] = "1"
+    torch.set_num_threads(threads)
+    process.prepare()
