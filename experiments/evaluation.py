@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from experiments import answer_games
 from experiments.config import EvaluationConfig, LanguageModelSweep
 from llm import checkpoint
+from llm.chat import Chat
 from llm.config import ModelConfig, load_policy
 from llm.data import load_prompts
 from llm.data.prompts import identity as prompt_identity
@@ -35,13 +36,14 @@ from llm.precision import settled
 from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
 from slhf.errors import ConfigError, RunError
-from slhf.runs import Run, derive_seed, write_json
+from slhf.runs import Run, derive_seed, remove_directory, write_json
 
 if TYPE_CHECKING:
     from experiments.language_models import TrainedRun, Workplace
 
-T = TypeVar("T")
-
+TOKENS_AT_ONCE = 2**16
+"""Most tokens of conversations, as long as they may become, that are sampled together; one prompt at least. Their
+cache is 8.6 GB for a model of 8 billion parameters in bfloat16, and 3 GB for the embedded one in float32."""
 BASE = "Base"
 """How a sweep's untrained model is called in tables."""
 
@@ -241,9 +243,15 @@ class Speaker:
         count = self.exam.settings.rounds if self.who in self.exam.refining else 1
         # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
         seed = derive_seed(self.exam.seed, "evaluation", self.who.title)
-        return self._kept(
-            "rounds", self.who.title, lambda: refine(*self._policy, self.exam.prompts, count, self._longest, seed)
-        )
+
+        def longest(chat: Chat, i: int) -> int:
+            prompt = self.exam.prompts[i]
+            return len(chat.prompt(prompt) if count == 1 else chat.follower_prompt(prompt, [0] * self._longest))
+
+        def make(part: slice) -> list[list[str]]:
+            return refine(*self._policy, self.exam.prompts[part], count, self._longest, seed, first_row=part.start)
+
+        return self._kept("rounds", self.who.title, len(self.exam.prompts), longest, make)
 
     def samples(self, rounds: list[list[str]]) -> list[list[str]]:
         """Independent answers; its first ones are among them unless the others are held against those."""
@@ -252,25 +260,75 @@ class Speaker:
         if fresh <= 0:
             return drawn[:count]
         seed = derive_seed(self.exam.seed, "samples", self.who.title)
-        return drawn + self._kept(
-            "samples", self.who.title, lambda: resample(*self._policy, self.exam.prompts, fresh, self._longest, seed)
-        )
+
+        def longest(chat: Chat, i: int) -> int:
+            return len(chat.prompt(self.exam.prompts[i]))
+
+        def make(part: slice) -> list[list[str]]:
+            return resample(*self._policy, self.exam.prompts[part], fresh, self._longest, seed, part.start)
+
+        return drawn + self._kept("samples", self.who.title, len(self.exam.prompts), longest, make, fresh)
 
     def improve(self, leader: str, texts: list[str]) -> list[str]:
         """Its replies to another contestant's first answers to the first so many prompts."""
         seed, prompts = derive_seed(self.exam.seed, "improve", leader, self.who.title), self.exam.prompts[: len(texts)]
         folder = f"improved/by {file_name(self.who.title)}"
-        return self._kept(folder, leader, lambda: improve(*self._policy, prompts, texts, self._longest, seed))
+
+        def longest(chat: Chat, i: int) -> int:
+            return len(chat.follower_prompt(prompts[i], chat.given(texts[i])))
+
+        def make(part: slice) -> list[str]:
+            return improve(*self._policy, prompts[part], texts[part], self._longest, seed, part.start)
+
+        return self._kept(folder, leader, len(prompts), longest, make)
 
     @property
     def _longest(self) -> int:
         return self.who.model.max_new_tokens
 
-    def _kept(self, folder: str, title: str, make: Callable[[], T]) -> T:
+    def _kept(
+        self,
+        folder: str,
+        title: str,
+        count: int,
+        longest: Callable[[Chat, int], int],
+        make: Callable[[slice], Any],
+        copies: int = 1,
+    ) -> Any:
+        """What is kept under that title, else what ``make`` says of ``count`` prompts, a part of them at a time.
+
+        Each part is kept as it is made, so that a restart goes on after the last one. ``longest`` gives the tokens that
+        prompt i comes to before its last answer, and ``copies`` how often it is sampled.
+        """
         path = self.exam.folder / folder / f"{file_name(title)}.json"
         if not path.exists():
-            write_json(path, make())
+            chat, found = self._policy[0].chat, []
+            lengths = [longest(chat, i) + self._longest for i in range(count)]
+            for part in parts_of(lengths, TOKENS_AT_ONCE // copies):
+                kept = path.with_suffix(".parts") / f"{part.start}-{part.stop}.json"
+                if not kept.exists():
+                    write_json(kept, make(part))
+                found.append(json.loads(kept.read_text(encoding="utf-8")))
+            write_json(path, joined(found))
+        remove_directory(path.with_suffix(".parts"))
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parts_of(lengths: Sequence[int], tokens: int) -> list[slice]:
+    """Consecutive rows in parts of at most so many tokens, padding included, or of a single row."""
+    bounds, longest = [0], 0
+    for i, length in enumerate(lengths):
+        longest = max(longest, length)
+        if i > bounds[-1] and longest * (i + 1 - bounds[-1]) > tokens:
+            bounds, longest = [*bounds, i], length
+    return [slice(start, stop) for start, stop in pairwise([*bounds, len(lengths)])]
+
+
+def joined(parts: list[list[Any]]) -> list[Any]:
+    """Lists of texts one after the other; of lists of such lists, each."""
+    if isinstance(parts[0][0], str):
+        return [text for part in parts for text in part]
+    return [joined(list(lists)) for lists in zip(*parts, strict=True)]
 
 
 def file_name(title: str) -> str:

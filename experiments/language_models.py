@@ -19,6 +19,7 @@ from experiments.config import LanguageModelSweep, PlannedRun, runs_of
 from experiments.reporting import report
 from experiments.reporting.record import TITLES, write_plan
 from llm import algorithms
+from llm.config import identity as train_identity
 from llm.config import load_policy
 from llm.data import load_prompts
 from llm.data.prompts import identity as prompt_identity
@@ -199,7 +200,7 @@ def config_of(spec: Algorithm, sweep: LanguageModelSweep) -> dict[str, Any]:
         "model": asdict(sweep.model),
         "judge": identity(sweep.judge),
         "prompts": prompt_identity(sweep.prompts),
-        "train": asdict(sweep.train),
+        "train": train_identity(sweep.train),
     }
     if isinstance(spec, RLOO):
         config["reward"] = asdict(sweep.reward)
@@ -281,4 +282,4 @@ def settings_of(trained: TrainedRun) -> dict[str, Any]:
     reward = {f"reward.{key}": value for key, value in asdict(sweep.reward).items()}
     fitted = reward if isinstance(trained.spec, RLOO) else {}
     own = {"seed": sweep.seed, "sharing": sweep.model.sharing}
-    return {**asdict(trained.spec), **own, **asdict(sweep.train), **fitted}
+    return {**asdict(trained.spec), **own, **train_identity(sweep.train), **fitted}

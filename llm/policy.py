@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 from torch.nn.functional import pad
@@ -118,6 +119,7 @@ class Policy:
         self.sharing = sharing
         self.pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.chat.eos
         self._names = self._trainable_names()
+        self._adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         self.adapter = ""
         self._activate(OWN)
         self._check_head(causal)
@@ -304,6 +306,8 @@ class Policy:
         for adapter in (OWN, FOLLOWER) if self.sharing == "two" else (OWN,):
             self.model.set_adapter(adapter)
             names[adapter] = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        for name, p in self.model.named_parameters():  # of all adapters together, whichever is active
+            p.requires_grad_(name in set().union(*names.values()))
         return names
 
     @contextmanager
@@ -317,21 +321,22 @@ class Policy:
             self._activate(before)
 
     def _activate(self, adapter: str) -> None:
-        """Make ``adapter`` the one that computes. All that is trained keeps requires_grad, which peft would toggle."""
+        """Make ``adapter`` the one that computes.
+
+        A mixture does so twice for every token. ``peft``'s own methods walk all modules and all parameters, and toggle
+        requires_grad of what is trained; so the layers' flags are set here.
+        """
         if adapter == self.adapter:
             return
         if self.full:
             causal = self._frozen if adapter == REFERENCE else self.model
         else:
             causal = self.model.get_base_model()
-            if adapter == REFERENCE and REFERENCE not in self.model.peft_config:
-                self.model.base_model.disable_adapter_layers()
-            else:
-                self.model.base_model.enable_adapter_layers()
-                self.model.set_adapter(adapter)
-            trained = set().union(*self._names.values())
-            for name, p in self.model.named_parameters():
-                p.requires_grad_(name in trained)
+            off = adapter == REFERENCE and REFERENCE not in self.model.peft_config
+            for layer in self._adapted:
+                layer._disable_adapters = off
+                if not off:
+                    layer._active_adapter = [adapter]
         self.decoder, self.head = causal.get_decoder(), causal.get_output_embeddings()
         self.adapter = adapter
 

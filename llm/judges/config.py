@@ -240,11 +240,8 @@ HOW_TO_ASK = (
 
 def identity(config: JudgeConfig) -> dict[str, Any]:
     """What the judge's answers depend on: a run is named by it, and goes on after any other setting has changed."""
-    settings = asdict(config)
-    if isinstance(config, ServerJudgeConfig):
-        for name in HOW_TO_ASK:
-            del settings[name]
-    return settings
+    left_out = HOW_TO_ASK if isinstance(config, ServerJudgeConfig) else ("tokens_per_batch",)
+    return {name: value for name, value in asdict(config).items() if name not in left_out}
 
 
 def check_template(template: str) -> None:
