@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from experiments import answer_games
+from experiments import answer_games, side_by_side
 from experiments.config import EvaluationConfig, LanguageModelSweep
 from llm import checkpoint
 from llm.chat import Chat
@@ -116,6 +116,10 @@ class Examination:
     def sampled(self) -> list[Contestant]:
         """The first of each kind."""
         return list({one.kind: one for one in reversed(self.contestants)}.values())[::-1]
+
+    def rounds_of(self, one: Contestant) -> int:
+        """How many rounds of answers it gives."""
+        return self.settings.rounds if one in self.refining else 1
 
     def samples_of(self, one: Contestant) -> int:
         """How many independent answers per prompt it gives."""
@@ -238,9 +242,15 @@ class Speaker:
         policy = self.who.load()
         return policy, TransformersGenerator(policy)
 
+    @property
+    def kept(self) -> bool:
+        """Whether all answers that depend on nobody else are there."""
+        folders = ["rounds"] + ["samples"] * (self.exam.samples_of(self.who) > 1)
+        return all(self._place(folder, self.who.title).exists() for folder in folders)
+
     def rounds(self) -> list[list[str]]:
         """Its first answers and, of those that refine, all rounds."""
-        count = self.exam.settings.rounds if self.who in self.exam.refining else 1
+        count = self.exam.rounds_of(self.who)
         # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
         seed = derive_seed(self.exam.seed, "evaluation", self.who.title)
 
@@ -286,6 +296,9 @@ class Speaker:
     def _longest(self) -> int:
         return self.who.model.max_new_tokens
 
+    def _place(self, folder: str, title: str) -> Path:
+        return self.exam.folder / folder / f"{file_name(title)}.json"
+
     def _kept(
         self,
         folder: str,
@@ -300,7 +313,7 @@ class Speaker:
         Each part is kept as it is made, so that a restart goes on after the last one. ``longest`` gives the tokens that
         prompt i comes to before its last answer, and ``copies`` how often it is sampled.
         """
-        path = self.exam.folder / folder / f"{file_name(title)}.json"
+        path = self._place(folder, title)
         if not path.exists():
             chat, found = self._policy[0].chat, []
             lengths = [longest(chat, i) + self._longest for i in range(count)]
@@ -336,8 +349,30 @@ def file_name(title: str) -> str:
     return title.replace("%", "%25").replace("/", "%2F")
 
 
+def own_answers(one: Contestant, exam: Examination) -> None:
+    """Have a contestant's rounds and samples kept, in a process beside others."""
+    speaker = Speaker(one, exam)
+    speaker.samples(speaker.rounds())
+
+
+def sample_side_by_side(exam: Examination) -> None:
+    """Have several contestants answer at the same time where that is faster and memory holds them; else do nothing."""
+    todo = sorted((one for one in exam.contestants if not Speaker(one, exam).kept), key=exam.rounds_of, reverse=True)
+    processes = side_by_side.at_once([one.model.name for one in todo])
+    if processes > 1:
+        side_by_side.run(
+            [partial(own_answers, one, exam) for one in todo],
+            processes,
+            "answers",
+            "policies",
+            len(todo),
+            lambda: sum(Speaker(one, exam).kept for one in todo),
+        )
+
+
 def sample_answers(exam: Examination) -> Answers:
     """All answers that the examination needs."""
+    sample_side_by_side(exam)
     answers = Answers({}, {}, {})
     for one in tqdm(exam.contestants, desc="evaluation", unit="policy"):
         speaker = Speaker(one, exam)

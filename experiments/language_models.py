@@ -38,9 +38,6 @@ from slhf.algorithms import RLOO, Algorithm
 from slhf.errors import ConfigError
 from slhf.runs import Run, derive_seed, settle, write_json
 
-BYTES_EACH = 5e9
-"""What training the embedded model needs, measured at the quickstart's settings."""
-
 
 @dataclass
 class Workplace:
@@ -104,17 +101,16 @@ def train_side_by_side(sweeps: list[LanguageModelSweep], workplace: Workplace) -
         for planned in runs_of(sweep)
         if not (run := open_run(planned.spec, planned.sweep, workplace.root)).finished
     }
-    processes = side_by_side.at_once(len(todo), BYTES_EACH) if sweeps[0].model.name == "embedded" else 1
-    if processes == 1:
-        return
-    side_by_side.run(
-        [partial(train_task, planned, Workplace(workplace.root)) for planned, _ in todo.values()],
-        processes,
-        "training",
-        "steps",
-        sum(planned.sweep.train.steps for planned, _ in todo.values()),
-        lambda: sum(len(run.metrics()) for _, run in todo.values()),
-    )
+    processes = side_by_side.at_once([planned.sweep.model.name for planned, _ in todo.values()])
+    if processes > 1:
+        side_by_side.run(
+            [partial(train_task, planned, Workplace(workplace.root)) for planned, _ in todo.values()],
+            processes,
+            "training",
+            "steps",
+            sum(planned.sweep.train.steps for planned, _ in todo.values()),
+            lambda: sum(len(run.metrics()) for _, run in todo.values()),
+        )
 
 
 def check(sweeps: list[LanguageModelSweep]) -> None:
