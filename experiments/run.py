@@ -54,6 +54,8 @@ class Command:
     """Where run directories and the report go."""
     plan: bool = False
     """Run nothing; print an estimate of memory and time for each run, on one 80 GB GPU."""
+    here: bool = False
+    """With --plan: on this machine's processor instead, whose speed is measured in a few seconds."""
     json: bool = False
     """With --plan: print JSON instead of a table."""
     executor: Literal["local", "slurm"] | None = None
@@ -78,7 +80,7 @@ def work(command: Command) -> None:
     sweeps = load_sweep(command.sweep, command.set)
     check_options(command)
     if command.plan:
-        print(show_plan(sweeps, command.json))
+        print(show_plan(sweeps, command.json, command.here))
         return
     result = run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out)
     if result is not None:
@@ -93,6 +95,8 @@ def check_options(command: Command) -> None:
     """
     if command.json and not command.plan:
         raise ConfigError("--json goes with --plan.")
+    if command.here and not command.plan:
+        raise ConfigError("--here goes with --plan.")
     if command.slurm and command.executor != "slurm":
         raise ConfigError("--slurm goes with --executor slurm.")
     if command.at_once is not None and (command.executor is None or command.at_once < 1):
@@ -125,9 +129,9 @@ def run_as_jobs(sweeps: list[Sweep], command: Command) -> str:
     return cluster.run_jobs(last, executor, cluster.POLL_SECONDS[kind])[0]
 
 
-def show_plan(sweeps: list[Sweep], as_json: bool) -> str:
+def show_plan(sweeps: list[Sweep], as_json: bool, here: bool = False) -> str:
     """The estimates of all runs, as a table or JSON."""
-    estimates = plan.plan(language_model_sweeps(sweeps))
+    estimates = plan.plan(language_model_sweeps(sweeps), plan.this_machine() if here else plan.GPU)
     if as_json:
         return json.dumps([estimate.to_json() for estimate in estimates], indent=2)
     return plan.table(estimates)
