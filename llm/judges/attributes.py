@@ -139,7 +139,8 @@ class AttributeJudge:
         return torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
 
     def _score(self, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden = self._model.get_decoder()(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+        read = self._model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
+        hidden = read.last_hidden_state[:, :-1]
         head, scored = self._model.get_output_embeddings(), mask[:, 1:].bool()
         scored[:, : len(self._tokenizer(OPENING)["input_ids"]) - 1] = False  # the opening is given
         logp = torch.zeros(scored.shape, device=ids.device)
