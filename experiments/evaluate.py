@@ -8,23 +8,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import tyro
-import yaml
 
 if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import contestants, process
-from experiments.config import EvaluationConfig, build_judge
+from experiments.config import EvaluationConfig, read_judge
 from experiments.evaluation import Examination, examine
+from experiments.reporting import results
 from llm import embedded
 from llm.data import Split, load_prompts
-from llm.judges.config import JudgeConfig, identity, load_judge
+from llm.judges.config import identity, load_judge
 from llm.policy import default_device
 from llm.precision import Dtype, settled
 from slhf.errors import ConfigError
+from slhf.intervals import too_few, with_interval
 from slhf.runs import Run, write_atomically
 
 SECTIONS = {
@@ -152,31 +154,17 @@ def name_and_place(text: str) -> tuple[str, str]:
     return name, what
 
 
-def read_judge(text: str) -> JudgeConfig:
-    """The judge of ``KIND[,KEY=VALUE...]``."""
-    kind, *items = text.split(",")
-    settings = {"kind": kind}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not (key and equals and value):
-            raise ConfigError(f"--judge {text}: write KIND[,KEY=VALUE...], for example reward_model,model=DIRECTORY.")
-        try:
-            settings[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-            raise ConfigError(f"--judge {text}: {value} is not YAML: {' '.join(str(error).split())}") from error
-    return build_judge(settings)
-
-
 def tables(result: dict[str, Any]) -> str:
     """The result as Markdown; each cell is ``mean [low, high]``."""
-    base = result["win_rates"][0]["row"]
-    parts = [f"{len(result['prompts'])} prompts; 95 % bootstrap intervals over prompts."]
+    base, count = result["win_rates"][0]["row"], len(result["prompts"])
+    parts = [too_few(count) or f"{count} prompts; 95 % bootstrap intervals over prompts."]
     for key, (heading, row, column) in SECTIONS.items():
         if key in result:
             frame = pd.DataFrame(result[key])
             if key == "parity":
                 frame["name"] = frame["policy"] + ", " + frame["method"]
-            parts += [f"## {heading.format(base=base)}", pivot(frame, row, column)]
+            remarks = results.remarks(result[key], pairs=(row, column) == ("row", "column"))
+            parts += [f"## {heading.format(base=base)}", pivot(frame, row, column), *(r.text for r in remarks)]
     if "cycles" in result:
         facts = {key: value for key, value in result["cycles"].items() if value is not None}
         parts += ["## Cycles among samples", "\n".join(f"- {key}: {value}" for key, value in facts.items())]
@@ -187,7 +175,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def pivot(frame: pd.DataFrame, row: str, column: str) -> str:
     """One cell for each pair, in order of first appearance."""
-    cells = [f"{r['mean']:.3f} [{r['low']:.2f}, {r['high']:.2f}]" for r in frame.to_dict("records")]
+    cells = [with_interval(r) for r in frame.replace({np.nan: None}).to_dict("records")]
     table = frame.assign(cell=cells).pivot(index=row, columns=column, values="cell")
     rows, columns = frame[row].unique(), frame[column].unique()
     if set(rows) == set(columns):

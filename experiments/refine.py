@@ -22,17 +22,18 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from experiments import contestants, process
+from experiments.config import read_judge
 from experiments.evaluation import Contestant
 from llm import embedded
 from llm.data.sources import Table, json_table, open_source
-from llm.evaluate import bootstrap
+from llm.evaluate import compare
 from llm.generation import TransformersGenerator
-from llm.judges import ask
-from llm.judges.config import AttributeJudgeConfig, load_judge
+from llm.judges.config import JudgeConfig, load_judge
 from llm.policy import default_device
 from llm.precision import Dtype
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData, InvalidParameter, RunError, require_at_least
+from slhf.intervals import estimate, too_few, with_interval
 from slhf.runs import sync, write_json
 
 MAX_NEW_TOKENS = 128
@@ -53,7 +54,8 @@ class Command:
 
     Examples:
       python experiments/refine.py prompts.txt
-      echo "Why is the sky blue?" | python experiments/refine.py - --rounds 4 --judge
+      echo "Why is the sky blue?" | python experiments/refine.py - --rounds 4
+      python experiments/refine.py prompts.txt --judge attributes
       python experiments/refine.py prompts.jsonl --leader runs/quickstart/stackelberg_gda-HASH --out refined.jsonl
       python experiments/refine.py prompts.jsonl --leader MODEL --follower runs/quickstart/stackelberg_gda-HASH
       python experiments/refine.py answered.jsonl --follower runs/quickstart/stackelberg_gda-HASH
@@ -81,8 +83,9 @@ class Command:
     """Prompts at a time."""
     seed: int = 0
     """Of all draws; each prompt draws from a stream of its own."""
-    judge: bool = False
-    """In the end, print how often each round is preferred to round 1 by the judge of text attributes."""
+    judge: str | None = None
+    """In the end, print how often this judge prefers each round to round 1: KIND[,KEY=VALUE...], such as attributes or
+    python,target=my_judge.py:prefer."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def check_options(command: Command) -> None:
     Raises:
         InvalidParameter: naming the option.
     """
-    require_at_least(command, rounds=2 if command.judge else 1, batch_size=1, max_new_tokens=1)
+    require_at_least(command, rounds=1 if command.judge is None else 2, batch_size=1, max_new_tokens=1)
     if command.temperature is not None and not command.temperature > 0:
         raise InvalidParameter(f"Command.temperature = {command.temperature}: must be positive.")
 
@@ -146,13 +149,14 @@ def check_options(command: Command) -> None:
 def run(command: Command) -> None:
     """Read, refine what is not yet there, and judge if asked to."""
     check_options(command)
+    judge = None if command.judge is None else checked(read_judge(command.judge))
     task = read_task(command)
     with opened(task) as file:
         done, task = resume(file, task), task.settled()
         if done < len(task.prompts):
             refine_rest(task, file, done)
-    if command.judge:
-        print(verdict(command.out))
+    if judge is not None:
+        print(verdict(command.out, judge))
     print(f"Answers: {command.out}", file=sys.stderr)
 
 
@@ -306,16 +310,16 @@ def answering(task: Task) -> Callable[[int], list[list[str]]]:
     return answer
 
 
-def verdict(out: Path) -> str:
-    """How each round fares against the first, with the bootstrap's interval over prompts."""
+def verdict(out: Path, config: JudgeConfig) -> str:
+    """How each round fares against the first, with intervals over prompts."""
     rows = [json.loads(line) for line in out.read_bytes().splitlines()]
-    judge = load_judge(AttributeJudgeConfig(), default_device(), remember=True)
+    judge = load_judge(config, default_device(), remember=True)
     prompts, first, *later = zip(*((row["prompt"], *row["answers"]) for row in rows), strict=True)
-    lines = [f"Preferred to round 1 (judge of text attributes, {len(rows)} prompts, 95 % bootstrap intervals):"]
+    of = too_few(len(rows)) or f"{len(rows)} prompts, 95 % bootstrap intervals"
+    lines = [f"Preferred to round 1 by the judge of kind {config.kind} ({of.rstrip('.')}):"]
     for number, answers in enumerate(later, 2):
-        p = ask(judge, prompts, answers, first)
-        low, high = bootstrap(p, RESAMPLES, 0)
-        lines.append(f"  round {number}: {p.mean():.3f} [{low:.2f}, {high:.2f}]")
+        found = estimate(compare(judge, prompts, answers, first), RESAMPLES, 0)
+        lines.append(f"  round {number}: {with_interval(found)}")
     return "\n".join(lines)
 
 
