@@ -28,7 +28,7 @@ from llm import embedded
 from llm.data.sources import Table, json_table, open_source
 from llm.evaluate import compare
 from llm.generation import TransformersGenerator
-from llm.judges.config import JudgeConfig, load_judge
+from llm.judges.config import JudgeConfig, PythonJudgeConfig, load_judge
 from llm.policy import default_device
 from llm.precision import Dtype
 from llm.refine import refine
@@ -149,7 +149,9 @@ def check_options(command: Command) -> None:
 def run(command: Command) -> None:
     """Read, refine what is not yet there, and judge if asked to."""
     check_options(command)
-    judge = None if command.judge is None else checked(read_judge(command.judge))
+    judge = None if command.judge is None else read_judge(command.judge)
+    if isinstance(judge, PythonJudgeConfig):
+        load_judge(judge, default_device())  # a mistake in it: now, not after the answers
     task = read_task(command)
     with opened(task) as file:
         done, task = resume(file, task), task.settled()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from llm.judges import Judge
+from llm.judges import FeatureJudge, Judge, RewardJudge
+from llm.judges.python import PythonJudge, digest, split
 from llm.judges.two_orders import check_template
 from llm.precision import Dtype
 from slhf.errors import InvalidParameter, MissingResource, require_at_least
@@ -178,6 +179,24 @@ class ServerJudgeConfig:
         check_template(self.template)
 
 
+@dataclass(frozen=True)
+class PythonJudgeConfig:
+    """A function or an object of your own (see ``llm.judges.python``)."""
+
+    target: str
+    """FILE.py:NAME: a function prefer(prompts, a, b), or an object or a class with that method. A relative path in a
+    sweep file starts from that file's folder."""
+    kind: Literal["python"] = "python"
+
+    def __post_init__(self) -> None:
+        split(self.target)
+
+    @property
+    def rewards(self) -> bool:
+        """Whether what the file defines has ``reward`` or ``features``; loads it, and raises as that does."""
+        return isinstance(PythonJudge(self.target), RewardJudge | FeatureJudge)
+
+
 JudgeConfig = (
     AttributeJudgeConfig
     | RewardEnsembleJudgeConfig
@@ -185,6 +204,7 @@ JudgeConfig = (
     | ClassifierJudgeConfig
     | LocalLMJudgeConfig
     | ServerJudgeConfig
+    | PythonJudgeConfig
 )
 """The union of all kinds; a sweep's ``judge.kind`` says which."""
 
@@ -209,6 +229,9 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     if isinstance(config, ServerJudgeConfig):
         for name in HOW_TO_ASK:
             del settings[name]
+    if isinstance(config, PythonJudgeConfig):  # what the file says counts, not where it lies
+        path, name = split(config.target)
+        settings |= {"target": f"{path.name}:{name}", "sha256": digest(config.target)}
     return settings
 
 
@@ -221,7 +244,7 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         remember: whether it may keep what it has read, as in an evaluation that shows the same texts again.
 
     Raises:
-        MissingResource: a model or package that it needs is not there.
+        MissingResource: a model, file or package that it needs is not there.
         ConfigError: the model is not of the kind that the judge needs.
     """
     # imports here: heavy, and only for the judge that is used
@@ -247,6 +270,8 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         from llm.judges.reward_ensemble import RewardEnsembleJudge
 
         return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember, config.dtype)
+    if isinstance(config, PythonJudgeConfig):
+        return PythonJudge(config.target)
     from llm.judges.attributes import AttributeJudge
 
     return AttributeJudge(device, remember, config.dtype)
