@@ -25,10 +25,11 @@ from llm.config import ModelConfig, load_policy
 from llm.data import load_prompts
 from llm.data.prompts import identity as prompt_identity
 from llm.evaluate import compare, round_robin
-from llm.generation import TransformersGenerator
+from llm.generation import Generator
 from llm.judges import FeatureJudge, Judge, ask_features, drain
 from llm.judges.bias import length_bias, words
 from llm.judges.config import identity
+from llm.plain_generator import sampler
 from llm.policy import Policy, default_device
 from llm.precision import settled
 from llm.refine import improve, refine, resample
@@ -231,9 +232,9 @@ class Speaker:
         self.who, self.exam = contestant, exam
 
     @cached_property
-    def _policy(self) -> tuple[Policy, TransformersGenerator]:
+    def _policy(self) -> tuple[Policy, Generator]:
         policy = self.who.load()
-        return policy, TransformersGenerator(policy)
+        return policy, sampler(policy)
 
     def rounds(self) -> list[list[str]]:
         """Its first answers and, of those that refine, all rounds."""

@@ -22,7 +22,7 @@ from experiments.evaluation import Contestant
 from llm import embedded
 from llm.data import PromptConfig, Split, load_prompts
 from llm.embedded import from_pretrained
-from llm.generation import TransformersGenerator
+from llm.plain_generator import sampler
 from llm.policy import default_device, merged
 from llm.precision import Dtype, resolve
 from llm.refine import refine
@@ -115,7 +115,7 @@ def to_alpaca_eval(one: Contestant, command: Command) -> str:
     prompts = contestants.prompts_as_trained(command.prompts or "embedded", [command.run])
     rows = instructions(prompts, command.split or "heldout")
     policy = one.load()
-    generator, rounds = TransformersGenerator(policy), 2 if command.role == "follower" else 1
+    generator, rounds = sampler(policy), 2 if command.role == "follower" else 1
     generator_name = command.name or f"{one.title} {command.role}"
     outputs: list[dict[str, Any]] = []
     for start in tqdm(range(0, len(rows), AT_ONCE), desc="answers", unit="batch"):

@@ -27,8 +27,8 @@ from experiments.evaluation import Contestant
 from llm import embedded
 from llm.data.sources import Table, json_table, open_source
 from llm.evaluate import compare
-from llm.generation import TransformersGenerator
 from llm.judges.config import JudgeConfig, PythonJudgeConfig, load_judge
+from llm.plain_generator import sampler
 from llm.policy import default_device
 from llm.precision import Dtype
 from llm.refine import refine
@@ -297,7 +297,7 @@ def answering(task: Task) -> Callable[[int], list[list[str]]]:
 
     def loaded(one: Contestant) -> Callable[..., list[list[str]]]:
         policy, longest = one.load(), one.model.max_new_tokens
-        return partial(refine, policy, TransformersGenerator(policy), max_new_tokens=longest, seed=seed)
+        return partial(refine, policy, sampler(policy), max_new_tokens=longest, seed=seed)
 
     follower = loaded(task.follower)
     leader = None if task.leader is None or task.leader is task.follower else loaded(task.leader)

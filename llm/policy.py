@@ -113,6 +113,7 @@ class Policy:
         chat: the cut-up chat template.
         temperature: the sampling temperature; every log-probability is taken at it, so that the policy that
             is trained is the one that is sampled.
+        scored: whether it may be asked for log-probabilities; else only for answers, see ``llm.plain_generator``.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Policy:
         temperature: float = 1.0,
         sharing: Sharing = "one",
         frozen: Any = None,
+        scored: bool = True,
     ) -> None:
         if not temperature > 0:
             raise InvalidParameter(f"The sampling temperature must be positive, got {temperature}.")
@@ -136,7 +138,9 @@ class Policy:
         self._names = self._trainable_names()
         self.adapter = ""
         self._activate(OWN)
-        self._check_head(self.model if self.full else model.get_base_model())
+        self.scored = scored
+        if scored:
+            self._check_head(self.model if self.full else model.get_base_model())
 
     @classmethod
     def load(
@@ -198,11 +202,13 @@ class Policy:
     ) -> Policy:
         """A model to be sampled and not trained: its own reference, with any ``adapter`` merged into its weights.
 
+        It may be of any architecture; it is not scored (``scored`` is False).
+
         Raises:
             MissingResource, ConfigError: as :func:`merged` does.
         """
         model = merged(name, adapter, resolve(dtype, device)).to(device)
-        return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model)
+        return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model, scored=False)
 
     @property
     def full(self) -> bool:
