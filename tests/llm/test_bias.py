@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from llm.evaluate import bootstrap
 from llm.judges.bias import PRIOR, length_bias, words
 from slhf.errors import InvalidData
+from slhf.intervals import bootstrap
 
 
 @st.composite
