@@ -86,7 +86,7 @@ def with_interval(row: Mapping[str, Any], form: str = ".3f", ends: str = ".2f") 
 
 def too_few(n: int, units: str = "prompts") -> str:
     """A sentence that says why there is no interval; empty where there is one."""
-    return "" if n >= LEAST else f"{n} {units}: below {LEAST} there is no interval and no verdict."
+    return "" if n >= LEAST else f"Below {LEAST} {units} there is no interval and no verdict; here are {n}."
 
 
 def by_chance(count: int, where: str = ".5") -> str:

@@ -245,7 +245,7 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
         lengths = [(len(row["answers"][number - 1]), len(row["answers"][0])) for row in rows_of(out)]
         mean = np.mean([0.5 + 0.5 * np.sign(a - b) for a, b in lengths])
         assert f"round {number}: {mean:.3f} (n = {len(lengths)})" in printed
-    assert "below 20 there is no interval and no verdict" in printed
+    assert "Below 20 prompts there is no interval and no verdict" in printed
 
 
 def test_a_judge_of_one_s_own_is_looked_at_before_anything_is_refined(tmp_path, run, capsys):

@@ -256,9 +256,9 @@ def test_few_prompts_support_no_verdict_anywhere(tmp_path, capsys):
     assert not re.search(r"\d \\\[", shown)  # an interval
     assert "whole interval" not in shown
     assert "contains .5" not in shown
-    assert "pairs" not in re.sub("All pairs", "", shown.split("## Learning")[0])
-    assert "1 prompts: below 20 there is no interval and no verdict" in shown
-    assert "below 20 there is no interval" in capsys.readouterr().out
+    assert "Among the" not in shown
+    assert "Below 20 prompts there is no interval and no verdict; here are 1." in shown
+    assert "Below 20 prompts there is no interval" in capsys.readouterr().out
 
 
 def test_claims_count_the_variants_that_do_not_support_them():

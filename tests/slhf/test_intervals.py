@@ -26,7 +26,7 @@ def test_few_values_have_a_mean_and_no_interval(n):
     assert side(found) == side(opposite(found)) == "unknown"
     assert with_interval(found) == f"0.583 (n = {n})"
     assert opposite(found)["mean"] == pytest.approx(0.417)
-    assert f"{n} prompts" in too_few(n)
+    assert f"here are {n}." in too_few(n)
 
 
 def test_no_values_have_no_mean():
