@@ -98,7 +98,7 @@ def test_a_second_start_repeats_nothing(finished, capsys):
     assert main(arguments(finished.parent)) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.glob("*-*/**/*") if path.is_file()} == before
     printed = capsys.readouterr().out
-    assert "SLHF Follower" in printed
+    assert "SLHF κ=2 Follower" in printed
     assert str(finished / "report.md") in printed
 
 
