@@ -68,9 +68,9 @@ def test_refinement_starts_with_the_leader_and_goes_on(finished):
     assert {(row["policy"], row["round"]) for row in rows} == {
         ("Base", 2),
         ("Base", 3),
-        ("SLHF", 1),
-        ("SLHF", 2),
-        ("SLHF", 3),
+        ("SLHF κ=2", 1),
+        ("SLHF κ=2", 2),
+        ("SLHF κ=2", 3),
     }
 
 
