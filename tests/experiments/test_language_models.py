@@ -9,7 +9,7 @@ from llm.judges.attributes import AttributeJudge
 from slhf.errors import JudgeError
 
 SMALL = ("steps=2", "batch_size=2", "max_new_tokens=5", "layers=1", "pairs=4", "evaluation.prompts=4", "rounds=3")
-PLAYERS = ["Base", "Base as Follower", "SLHF Leader", "SLHF Follower", "RLOO", "Nash-MD-PG"]
+PLAYERS = ["Base", "Base as Follower", "SLHF κ=2 Leader", "SLHF κ=2 Follower", "RLOO", "Nash-MD-PG"]
 
 
 def arguments(out, *more):
@@ -39,13 +39,14 @@ def finished(tmp_path_factory):
     return out / "quickstart"
 
 
-def test_every_pair_of_players_has_a_win_rate_with_its_interval(finished):
+def test_every_pair_of_players_has_a_win_rate_and_four_prompts_no_interval(finished):
     summary = json.loads((finished / "summary.json").read_text())
     rates = {(rate["row"], rate["column"]): rate for rate in summary["win_rates"]}
     assert set(rates) == {(a, b) for a in PLAYERS for b in PLAYERS if a != b}
     for (a, b), rate in rates.items():
         assert rate["n"] == 4
-        assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1
+        assert (rate["low"], rate["high"]) == (None, None)
+        assert 0 <= rate["mean"] <= 1
         assert rate["mean"] + rates[b, a]["mean"] == pytest.approx(1)
 
 
