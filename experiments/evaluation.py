@@ -25,17 +25,19 @@ from llm.chat import Chat
 from llm.config import ModelConfig, load_policy
 from llm.data import load_prompts
 from llm.data.prompts import identity as prompt_identity
-from llm.evaluate import compare, estimate, round_robin
-from llm.generation import TransformersGenerator
+from llm.evaluate import compare, round_robin
+from llm.generation import Generator
 from llm.judges import FeatureJudge, Judge, ask_features, drain
 from llm.judges.bias import length_bias, words
 from llm.judges.config import identity
 from llm.lengths import Player, fitting
+from llm.plain_generator import sampler
 from llm.policy import Policy, default_device
 from llm.precision import settled
 from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
 from slhf.errors import ConfigError, RunError
+from slhf.intervals import estimate, opposite
 from slhf.runs import Run, derive_seed, remove_directory, write_json
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ class Examination:
         for_cycles = self.settings.samples or 0 if one in self.sampled else 0
         return max(for_parity, for_cycles)
 
-    def estimate(self, values: np.ndarray) -> dict[str, float]:
+    def estimate(self, values: np.ndarray) -> dict[str, Any]:
         """Mean and interval over prompts."""
         return estimate(values, self.settings.resamples, self.seed)
 
@@ -238,9 +240,9 @@ class Speaker:
         self.who, self.exam = contestant, exam
 
     @cached_property
-    def _policy(self) -> tuple[Policy, TransformersGenerator]:
+    def _policy(self) -> tuple[Policy, Generator]:
         policy = self.who.load()
-        return policy, TransformersGenerator(policy)
+        return policy, sampler(policy)
 
     @property
     def kept(self) -> bool:
@@ -445,10 +447,9 @@ def length_controlled(exam: Examination, players: dict[str, list[str]], judge: J
         else:
             fit = length_bias(p, ours, theirs, exam.settings.resamples, exam.seed)
             found = {"mean": fit.win_rate, "low": fit.win_rate_low, "high": fit.win_rate_high, "n": fit.n}
-            slope = {"slope": fit.slope, "low": fit.slope_low, "high": fit.slope_high}
+            slope = {"slope": fit.slope, "low": fit.slope_low, "high": fit.slope_high, "n": fit.n}
             bias += [{"row": row, "column": column, **slope}, {"row": column, "column": row, **slope}]
-        back = {"mean": 1 - found["mean"], "low": 1 - found["high"], "high": 1 - found["low"], "n": found["n"]}
-        control += [{"row": row, "column": column, **found}, {"row": column, "column": row, **back}]
+        control += [{"row": row, "column": column, **found}, {"row": column, "column": row, **opposite(found)}]
     return {"length_control": control, "length_bias": bias}
 
 

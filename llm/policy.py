@@ -97,6 +97,7 @@ class Policy:
         temperature: the sampling temperature; every log-probability is taken at it, so that the policy that
             is trained is the one that is sampled.
         steps: how many steps of an optimiser this object has seen; see ``llm.optimise.make_optimizer``.
+        scored: whether it may be asked for log-probabilities; else only for answers, see ``llm.plain_generator``.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Policy:
         temperature: float = 1.0,
         sharing: Sharing = "one",
         frozen: Any = None,
+        scored: bool = True,
     ) -> None:
         if not temperature > 0:
             raise InvalidParameter(f"The sampling temperature must be positive, got {temperature}.")
@@ -122,7 +124,9 @@ class Policy:
         self._adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         self.adapter = ""
         self._activate(OWN)
-        self._check_head(causal)
+        self.scored = scored
+        if scored:
+            self._check_head(causal)
 
     @classmethod
     def load(
@@ -184,11 +188,13 @@ class Policy:
     ) -> Policy:
         """A model to be sampled and not trained: its own reference, with any ``adapter`` merged into its weights.
 
+        It may be of any architecture; it is not scored (``scored`` is False).
+
         Raises:
             MissingResource, ConfigError: as :func:`merged` does.
         """
         model = merged(name, adapter, resolve(dtype, device)).to(device)
-        return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model)
+        return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model, scored=False)
 
     @property
     def full(self) -> bool:

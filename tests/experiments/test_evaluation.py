@@ -84,7 +84,7 @@ def test_every_follower_meets_every_leader(everything):
         p = direct(replies[:5], seen[:5])
         assert row["n"] == len(p) == 5
         assert row["mean"] == pytest.approx(p.mean())
-        assert row["low"] <= row["mean"] <= row["high"]
+        assert (row["low"], row["high"]) == (None, None)  # of five prompts
 
 
 def test_replies_depend_on_the_answer_and_come_from_the_follower(model, tmp_path):
@@ -130,7 +130,7 @@ def test_parity_is_that_of_enumeration(everything):
                 assert row["mean"] == pytest.approx(mean), (title, method, n)
                 assert row["n"] == len(PROMPTS)
     assert len(result["parity"]) == 3 * 3 * 3
-    assert row_of(result["parity"], policy="Base", method="refinement", generations=1)["low"] == 0.5
+    assert row_of(result["parity"], policy="Base", method="refinement", generations=1)["mean"] == 0.5
     at_one = [row["mean"] for row in result["parity"] if (row["policy"], row["generations"]) == ("SLHF", 1)]
     assert len(set(at_one)) == 1
 
@@ -215,7 +215,6 @@ def test_selection_is_the_expected_verdict_of_the_choice(everything, candidates)
     for method, values in expected.items():
         row = row_of(result["selection"], candidates=candidates, method=method)
         assert row["mean"] == pytest.approx(np.mean(values)), method
-        assert row["low"] <= row["mean"] <= row["high"]
 
 
 def test_the_result_is_json_and_nobody_is_asked_about_a_text_and_itself(everything):
