@@ -107,9 +107,9 @@ def followers(rates: Sequence[Mapping[str, Any]]) -> list[str]:
     by_pair = {(row["row"], row["column"]): row for row in rates}
     pairs = pairs_of(players_of(rates))
     second = pairs.get(BASE, (BASE, None))[1]
-    trained = [pair for policy, pair in pairs.items() if policy != BASE and pair[1] is not None]
-    own = {follower: by_pair[follower, leader] for leader, follower in trained}
-    again = {follower: by_pair[follower, second] for _, follower in trained if second is not None}
+    trained = {follower: leader for policy, (leader, follower) in pairs.items() if policy != BASE and follower}
+    own = {follower: by_pair[follower, leader] for follower, leader in trained.items()}
+    again = {follower: by_pair[follower, second] for follower in trained if second is not None}
     sentences = {"Followers preferred to their own Leader's answer": own}
     sentences |= {f"Followers preferred to the base model's second try ({second})": again}
     return [tally(what, rows) for what, rows in sentences.items() if rows]
