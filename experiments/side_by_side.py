@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from experiments import process
+from slhf.errors import TrainingError
 
 Task = Callable[[], Any]
 """What to do; importable, or a ``functools.partial`` of something that is."""
@@ -27,6 +30,10 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{
 POLL_SECONDS = 0.5
 BYTES_EACH = 5e9
 """What training the embedded model needs: 3.7 GB at the quickstart's settings, and some room."""
+KILLED = (
+    "A process that trained was killed, as systems do that run out of memory. Close other programs, then start the "
+    "same command again: it goes on from the last checkpoint."
+)
 
 
 def at_once(models: Sequence[str]) -> int:
@@ -54,6 +61,9 @@ def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int
         processes: how many at a time.
         title, unit, total: of the bar.
         done: how far all of them together are, of ``total``.
+
+    Raises:
+        TrainingError: a process was killed.
     """
     threads = max(1, torch.get_num_threads() // processes)
     spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
@@ -68,14 +78,17 @@ def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int
                 bar.update(done() - bar.n)
                 for future in finished:
                     future.result()
-        except BaseException:
+        except BaseException as error:
             for worker in multiprocessing.active_children():
                 worker.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise TrainingError(KILLED) from error
             raise
 
 
 def begin(threads: int) -> None:
     """What a process does first; the bars inside it would tear ours apart."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the first process ends the others
     os.environ["TQDM_DISABLE"] = "1"
     torch.set_num_threads(threads)
     process.prepare()

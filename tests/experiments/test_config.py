@@ -92,7 +92,9 @@ def test_matrices_of_a_file_start_from_its_folder_and_overrides_from_here():
         ("warmup=1.5", r"TrainConfig\.warmup = 1\.5"),
         ("schedule=cosin", r"train\.schedule = 'cosin'"),
         ("trackers=[tensorbord]", r"names 'tensorbord'; there are: tensorboard, wandb, trackio"),
-        ("dtype=int8", r"model\.dtype = 'int8'"),
+        ("model.dtype=int8", r"model\.dtype = 'int8'"),
+        ("judge.dtype=int8", r"judge\.dtype = 'int8'"),
+        ("dtype=float32", r"'dtype' is ambiguous; write one of: model\.dtype, judge\.dtype"),
         ("tau_leader=-1", r"tau_leader = -1\.0: must not be negative"),
     ],
 )

@@ -310,7 +310,7 @@ def test_a_template_must_show_everything(template, kind):
 
 
 def test_the_configuration_of_the_attribute_judge_stays_what_run_directories_are_named_by():
-    assert dataclasses.asdict(AttributeJudgeConfig()) == {"kind": "attributes"}
+    assert dataclasses.asdict(AttributeJudgeConfig()) == {"kind": "attributes", "dtype": "auto"}
 
 
 def test_agreement_is_with_the_side_of_the_mean():
