@@ -80,6 +80,16 @@ def models() -> Section:
     return {"language model": embedded.describe_model(), "sentence encoder": embedded.describe_sentence_encoder()}
 
 
+def quickstart() -> Section:
+    """How long the main job will take here, where its packages are."""
+    if not _has("llm"):
+        return {}
+    from experiments import duration  # here: it brings torch, and nothing else in this file does
+
+    minutes = duration.quickstart_minutes()
+    return {} if minutes is None else {"make run": f"about {max(1, round(minutes))} minutes, set-up not included"}
+
+
 def conflicts() -> list[str]:
     """What stands in the way, each with what to do; nothing is imported."""
     return [*foreign_llm(), *shadows(), *unmet()]
@@ -131,6 +141,7 @@ SECTIONS: tuple[tuple[str, Callable[[], Section]], ...] = (
     ("machine", machine),
     ("software", software),
     ("models", models),
+    ("quickstart", quickstart),
 )
 """What is shown, in order. A section is asked when its turn comes, and left out if it has nothing to say."""
 

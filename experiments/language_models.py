@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from experiments import evaluation, process, side_by_side
+from experiments import duration, evaluation, process, side_by_side
 from experiments.cluster import Task
 from experiments.config import LanguageModelSweep, PlannedRun, runs_of
 from experiments.reporting import report
@@ -80,6 +80,7 @@ def run_sweep(sweeps: list[LanguageModelSweep], out: Path) -> Path | None:
     if join(sweeps[0].train.timeout_minutes).first:
         announce(sweeps, workplace.root)
         print_precision(sweeps[0])
+        print_duration(sweeps, workplace.root)
     train_side_by_side(sweeps, workplace)
     runs = {}
     for sweep in sweeps:
@@ -147,6 +148,20 @@ def print_precision(sweep: LanguageModelSweep) -> None:
     for config, what, trained in ((sweep.model, "Model", sweep.model.lora is None), (sweep.judge, "Judge", False)):
         if line := explain(config, what, default_device(), trained):
             print(line, file=sys.stderr)
+
+
+def print_duration(sweeps: list[LanguageModelSweep], root: Path) -> None:
+    """Tell the user how long training and evaluation will take, where that can be told."""
+    runs = [
+        Run(Run.directory(root, planned.spec.name, config_of(planned.spec, planned.sweep)))
+        for sweep in sweeps
+        for planned in runs_of(sweep)
+    ]
+    if all(run.finished for run in runs):
+        return
+    minutes = duration.expected_minutes(sweeps, [len(run.metrics()) for run in runs])
+    if minutes is not None:
+        print(f"Training and evaluation will take about {max(1, round(minutes))} minutes here.", file=sys.stderr)
 
 
 def titled_runs(sweeps: list[LanguageModelSweep], root: Path) -> list[TrainedRun]:

@@ -36,6 +36,12 @@ KILLED = (
 )
 
 
+def computes_elsewhere(models: Sequence[str]) -> bool:
+    """Whether a GPU, several processes of a launcher, or another model than the embedded one is at work."""
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return torch.cuda.is_available() or launched or set(models) != {"embedded"}
+
+
 def at_once(models: Sequence[str]) -> int:
     """How many tasks run at a time: no more than there are cores and than memory holds.
 
@@ -45,7 +51,7 @@ def at_once(models: Sequence[str]) -> int:
     Args:
         models: the model of each task.
     """
-    if torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1 or set(models) != {"embedded"}:
+    if computes_elsewhere(models):
         return 1
     memory = int(psutil.virtual_memory().available // BYTES_EACH)
     return max(1, min(len(models), torch.get_num_threads(), memory))
