@@ -89,4 +89,6 @@ def test_as_many_at_a_time_as_cores_and_memory_allow(monkeypatch, tasks, cores, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     monkeypatch.setattr(side_by_side.psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
-    assert side_by_side.at_once(tasks, 10) == expected
+    monkeypatch.setattr(side_by_side, "BYTES_EACH", 10)
+    assert side_by_side.at_once(["embedded"] * tasks) == expected
+    assert side_by_side.at_once(["a model", *["embedded"] * tasks]) == 1  # of others nobody knows the memory
