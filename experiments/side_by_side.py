@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from functools import partial
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial, partialmethod
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -19,6 +22,8 @@ import torch
 from tqdm import tqdm
 
 from experiments import process
+from slhf import hardware
+from slhf.errors import TrainingError
 
 Task = Callable[[], Any]
 """What to do; importable, or a ``functools.partial`` of something that is."""
@@ -27,6 +32,10 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{
 POLL_SECONDS = 0.5
 BYTES_EACH = 5e9
 """What training the embedded model needs: 3.7 GB at the quickstart's settings, and some room."""
+KILLED = (
+    "One of several processes was killed, as systems do that run out of memory. Close other programs, then start the "
+    "same command again: it goes on from what is on the disk."
+)
 
 
 def at_once(models: Sequence[str]) -> int:
@@ -40,8 +49,10 @@ def at_once(models: Sequence[str]) -> int:
     """
     if torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1 or set(models) != {"embedded"}:
         return 1
-    memory = int(psutil.virtual_memory().available // BYTES_EACH)
-    return max(1, min(len(models), torch.get_num_threads(), memory))
+    _, free = hardware.memory_bytes()  # knows the limit of a container, but not every system
+    available = psutil.virtual_memory().available
+    free = available if free is None else min(free, available)
+    return max(1, min(len(models), torch.get_num_threads(), int(free // BYTES_EACH)))
 
 
 def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int, done: Callable[[], float]) -> None:
@@ -54,6 +65,9 @@ def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int
         processes: how many at a time.
         title, unit, total: of the bar.
         done: how far all of them together are, of ``total``.
+
+    Raises:
+        TrainingError: a process was killed.
     """
     threads = max(1, torch.get_num_threads() // processes)
     spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
@@ -68,14 +82,26 @@ def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int
                 bar.update(done() - bar.n)
                 for future in finished:
                     future.result()
-        except BaseException:
+        except BaseException as error:
             for worker in multiprocessing.active_children():
                 worker.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise TrainingError(KILLED) from error
             raise
 
 
 def begin(threads: int) -> None:
     """What a process does first; the bars inside it would tear ours apart."""
-    os.environ["TQDM_DISABLE"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the first process ends the others
+    Thread(target=end_with_parent, daemon=True).start()
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # TQDM_DISABLE is read when tqdm is imported
     torch.set_num_threads(threads)
     process.prepare()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it ends nobody, and we would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -281,7 +281,6 @@ def test_the_generator_is_named_after_the_run(place, tmp_path, monkeypatch, insi
         (("--to", "lm_eval", "--prompts", "embedded", "--split", "train"), "--prompts, --split: only with --to alpaca"),
         (("--to", "lm_eval", "--name", "x", "--temperature", "1"), "--name, --temperature: only with --to alpaca_eval"),
         (("--to", "lm_eval", "--seed", "0", "--max-new-tokens", "3"), "--max-new-tokens, --seed: only with"),
-        (("--to", "alpaca_eval", "--dtype", "float32"), "--dtype: only with --to lm_eval"),
         (("--to", "alpaca_eval", "--prompts", "alpaca.json", "--split", "train"), "alpaca.json is AlpacaEval's"),
         (("--to", "alpaca_eval", "--prompts", "nowhere.json"), "nowhere.json"),
         (("--to", "alpaca_eval", "--prompts", "alpaca.json"), 'alpaca.json, row 1: "instruction" is empty'),

@@ -465,7 +465,7 @@ def test_an_option_of_another_command_says_whose_it_is(capsys, file):
         (["describe", file, "--tau", "1"], "describe has no option --tau, which is for solve; drop it"),
         (["audit", "--missing=half"], "audit has no option --missing, which is for solve, run, describe; drop it"),
         (["describe", file, "other.csv"], "'other.csv' is left over; quote what holds spaces"),
-        (["run", file, "--algorithm", "dpo"], "'dpo' is unknown; valid are stackelberg_gda"),
+        (["run", file, "--algorithm", "dpo"], "'dpo' is unknown; did you mean online_dpo?"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(argv)

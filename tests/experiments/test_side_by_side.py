@@ -1,0 +1,134 @@
+"""Tasks in processes of their own do what they do alone, under one bar, and end together when one fails."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from experiments import side_by_side
+from slhf.errors import JudgeError, TrainingError
+from tests.experiments.side_tasks import beside_a_bar, endless, fail, killed, trained
+
+SEEDS = (0, 1)
+
+
+def test_tasks_end_as_they_do_one_after_the_other_and_a_bar_tells_how_far_they_are(tmp_path, monkeypatch, capsys):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for out in (alone, together):
+        out.mkdir()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    for seed in SEEDS:
+        trained(seed, alone)
+    torch.set_num_threads(before)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    said = []
+
+    def done():
+        said.append(len(list(together.glob("*-*"))))
+        return said[-1]
+
+    side_by_side.run([partial(trained, seed, together) for seed in SEEDS], 2, "training", "steps", 40, done)
+    for seed in SEEDS:
+        assert (together / f"{seed}.threads").read_text() == "2"  # its share of the four
+        ours, theirs = (torch.load(out / f"{seed}.pt") for out in (together, alone))
+        assert all(map(torch.equal, ours, theirs))
+    assert said == sorted(said)
+    assert (said[0], said[-1]) == (0, 40)
+    *_, last = capsys.readouterr().err.strip().split("\r")
+    assert last.startswith("training: 100%")
+    assert "40/40 steps" in last
+
+
+def test_the_first_error_ends_the_others_and_is_raised(tmp_path):
+    started = tmp_path / "started"
+    tasks = [partial(endless, started), partial(fail, started)]
+    with pytest.raises(JudgeError, match="The judge is gone"):
+        side_by_side.run(tasks, 2, "", "", 2, lambda: 0)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_is_killed_is_one_line():
+    with pytest.raises(TrainingError, match="was killed"):
+        side_by_side.run([killed], 1, "", "", 1, lambda: 0)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    """A first process that is killed ends nobody; what it started would hold its memory, and its run, for ever."""
+    noted = tmp_path / "process"
+    subprocess.run([sys.executable, "-m", "tests.experiments.side_tasks", str(noted)], check=False, timeout=300)
+    worker, end = json.loads(noted.read_text()), time.monotonic() + 60
+    while running(worker):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def running(number):
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_bars_inside_are_not_seen(tmp_path, capfd):
+    """They would tear ours apart."""
+    side_by_side.run([partial(beside_a_bar, tmp_path / "x")], 1, "training", "steps", 1, lambda: 1)
+    assert (tmp_path / "x").exists()
+    said = capfd.readouterr().err
+    assert "training: 100%" in said
+    assert "inner" not in said
+
+
+def test_ctrl_c_ends_them(tmp_path):
+    started = tmp_path / "started"
+
+    def done():
+        if started.exists():
+            raise KeyboardInterrupt
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side.run([partial(endless, started)], 1, "", "", 1, done)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "cores", "memory", "environment", "gpu", "expected"),
+    [
+        (3, 8, 100, {}, False, 3),
+        (5, 2, 100, {}, False, 2),
+        (5, 8, 45, {}, False, 4),
+        (5, 8, 5, {}, False, 1),
+        (0, 8, 100, {}, False, 1),
+        (5, 8, 100, {"WORLD_SIZE": "1"}, False, 5),
+        (5, 8, 100, {"WORLD_SIZE": "2"}, False, 1),
+        (5, 8, 100, {}, True, 1),
+    ],
+)
+def test_as_many_at_a_time_as_cores_and_memory_allow(monkeypatch, tasks, cores, memory, environment, gpu, expected):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(side_by_side.psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
+    monkeypatch.setattr(side_by_side, "BYTES_EACH", 10)
+    assert side_by_side.at_once(["embedded"] * tasks) == expected
+
+
+def test_the_memory_of_a_container_is_all_there_is(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(side_by_side.psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
+    monkeypatch.setattr(side_by_side, "BYTES_EACH", 10)
+    monkeypatch.setattr(side_by_side.hardware, "memory_bytes", lambda: (100, 25))
+    assert side_by_side.at_once(["embedded"] * 4) == 2
