@@ -27,7 +27,7 @@ from llm.distributed import join
 from llm.experience import Reward
 from llm.generation import TransformersGenerator
 from llm.judges import FeatureJudge, Judge, RewardJudge, drain
-from llm.judges.config import JudgeConfig, identity
+from llm.judges.config import AttributeJudgeConfig, JudgeConfig, identity
 from llm.judges.loading import load_judge
 from llm.lengths import Player, fitting
 from llm.policy import default_device
@@ -103,7 +103,8 @@ def train_side_by_side(sweeps: list[LanguageModelSweep], workplace: Workplace) -
         if not (run := open_run(planned.spec, planned.sweep, workplace.root)).finished
     }
     processes = side_by_side.at_once([planned.sweep.model.name for planned, _ in todo.values()])
-    if processes > 1:
+    # each process loads the judge too, and of other kinds nobody knows here what memory they need
+    if processes > 1 and isinstance(sweeps[0].judge, AttributeJudgeConfig):
         side_by_side.run(
             [partial(train_task, planned, Workplace(workplace.root)) for planned, _ in todo.values()],
             processes,

@@ -8,7 +8,8 @@ memory and time are upper ends; an answer that ends early costs less.
 
 Memory (bytes), see :func:`memory`, by what holds it at its own peak:
 
-- weights: b N (all of them trained: b = 4)
+- weights: b N (all of them trained: b = 4); on a processor as much again for the copies of the frozen ones that
+  sampling multiplies by (:func:`copies`)
 - adapters: 4 A, twice where the roles have one each; trained parameters X: these, or N
 - reference: nothing with adapters (it is the base without them), 4 A more where training starts from an adapter;
   4 N where all weights are trained
@@ -110,6 +111,8 @@ class Machine:
     """Logits that ``llm.logprobs`` computes at a time."""
     auto: int
     """Bytes of a weight with ``dtype: auto``."""
+    copied: tuple[int, ...] = ()
+    """Bytes of the numbers whose frozen weights ``llm.linear.FastLinears`` copies into another layout."""
 
 
 GPU = Machine(
@@ -138,6 +141,7 @@ def this_machine() -> Machine:
         reserved=0.6e9,
         chunk=CHUNK_LOGITS,
         auto=2 if has_units("cpu") else 4,
+        copied=() if not torch.backends.mkldnn.is_available() else (2, 4) if has_units("cpu") else (4,),
     )
 
 
@@ -354,7 +358,7 @@ def memory(shape: Shape, work: Work, sweep: LanguageModelSweep, machine: Machine
     tokens = micro_batch_tokens(work, sweep)
     scored = tokens * work.scored / work.length
     return {
-        "weights": weights,
+        "weights": weights + copies(shape, model, width, machine),
         "reference": weights if model.lora is None else frozen,
         "adapters": adapters,
         "gradients": 4 * trained,
@@ -368,6 +372,13 @@ def memory(shape: Shape, work: Work, sweep: LanguageModelSweep, machine: Machine
         "backward": 2 * width * tokens * (shape.hidden + shape.intermediate),
         "output layer": machine.chunk * (4 + 2 * width) + 3 * width * shape.hidden * scored,
     }
+
+
+def copies(shape: Shape, model: ModelConfig, width: int, machine: Machine) -> float:
+    """Bytes of the copies of frozen weights, all but an untied input embedding, in the processor's own layout."""
+    if model.lora is None or width not in machine.copied:
+        return 0
+    return width * (shape.parameters - (0 if shape.tied else shape.embedding_parameters))
 
 
 def evaluation_memory(

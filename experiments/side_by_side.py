@@ -13,7 +13,8 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import partial, partialmethod
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -21,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from experiments import process
+from slhf import hardware
 from slhf.errors import TrainingError
 
 Task = Callable[[], Any]
@@ -31,8 +33,8 @@ POLL_SECONDS = 0.5
 BYTES_EACH = 5e9
 """What training the embedded model needs: 3.7 GB at the quickstart's settings, and some room."""
 KILLED = (
-    "A process that trained was killed, as systems do that run out of memory. Close other programs, then start the "
-    "same command again: it goes on from the last checkpoint."
+    "One of several processes was killed, as systems do that run out of memory. Close other programs, then start the "
+    "same command again: it goes on from what is on the disk."
 )
 
 
@@ -53,8 +55,10 @@ def at_once(models: Sequence[str]) -> int:
     """
     if computes_elsewhere(models):
         return 1
-    memory = int(psutil.virtual_memory().available // BYTES_EACH)
-    return max(1, min(len(models), torch.get_num_threads(), memory))
+    _, free = hardware.memory_bytes()  # knows the limit of a container, but not every system
+    available = psutil.virtual_memory().available
+    free = available if free is None else min(free, available)
+    return max(1, min(len(models), torch.get_num_threads(), int(free // BYTES_EACH)))
 
 
 def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int, done: Callable[[], float]) -> None:
@@ -95,6 +99,15 @@ def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int
 def begin(threads: int) -> None:
     """What a process does first; the bars inside it would tear ours apart."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the first process ends the others
-    os.environ["TQDM_DISABLE"] = "1"
+    Thread(target=end_with_parent, daemon=True).start()
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # TQDM_DISABLE is read when tqdm is imported
     torch.set_num_threads(threads)
     process.prepare()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it ends nobody, and we would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -37,6 +37,10 @@ DATED = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>[^"'\\]*)(?P=q
 Role = Literal["leader", "follower"]
 
 
+class RefusedConversation(ConfigError):
+    """A chat template takes no such conversation: one with a system message, say."""
+
+
 def render(tokenizer: Any, messages: Sequence[Mapping[str, object]], reply: bool = False) -> str:
     """A conversation in the tokenizer's chat template; the date in it is :data:`TODAY`.
 
@@ -46,7 +50,8 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, object]], reply: bool
         reply: whether a reply is to follow; a template that can ask for reasoning first is told not to.
 
     Raises:
-        ConfigError: there is no template, or it refuses the conversation.
+        ConfigError: there is no template.
+        RefusedConversation: it takes no such conversation.
     """
     settings = {"add_generation_prompt": True, "enable_thinking": False} if reply else {}
     try:
@@ -58,7 +63,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, object]], reply: bool
     try:
         return tokenizer.apply_chat_template(messages, chat_template=dated(template), tokenize=False, **settings)
     except TemplateError as error:
-        raise ConfigError(
+        raise RefusedConversation(
             f"The chat template of {tokenizer.name_or_path!r} refuses turns of "
             f"{', '.join(str(message['role']) for message in messages)}: {error}"
         ) from error

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 
-from llm.chat import Chat
+from llm.chat import Chat, RefusedConversation
 from llm.config import ModelConfig
 from llm.data.prompts import Prompt
 from llm.data.selection import Tally
@@ -102,7 +101,7 @@ def _unfit(prompt: str, player: Player, given: str) -> str | None:
     """Why a player cannot be asked; None if it can."""
     try:
         tokens = player.tokens(prompt, given)
-    except TemplateError:
+    except RefusedConversation:
         if isinstance(prompt, Prompt):
             return "with a system message, which the model's chat template does not take"
         raise

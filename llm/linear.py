@@ -25,22 +25,24 @@ def lighten(model: nn.Module) -> None:
     Layers with more than that (dropout, DoRA, a bias) keep ``peft``'s own.
     """
     for layer in model.modules():
-        if isinstance(layer, LoraLinear):
-            layer.forward = partial(_adapted, layer, layer.forward)
+        if type(layer) is LoraLinear:
+            # not a forward of its own: that would refer to the layer, which would outlive its model
+            layer.__class__ = _LightLinear
 
 
-def _adapted(layer: Any, peft_forward: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
-    if layer.disable_adapters or not active:
-        return layer.base_layer(x)
-    (name,) = active if len(active) == 1 else (None,)
-    plain = name is not None and name not in layer.lora_variant and not layer.merged and not args and not kwargs
-    if not plain or layer.training or layer.lora_B[name].bias is not None:
-        return peft_forward(x, *args, **kwargs)
-    flat = x.reshape(-1, x.shape[-1])
-    low = flat @ layer.lora_A[name].weight.to(x.dtype).T
-    up = layer.lora_B[name].weight.to(x.dtype).T
-    return torch.addmm(layer.base_layer(flat), low, up, alpha=layer.scaling[name]).view(*x.shape[:-1], -1)
+class _LightLinear(LoraLinear):
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or not active:
+            return self.base_layer(x)
+        (name,) = active if len(active) == 1 else (None,)
+        plain = name is not None and name not in self.lora_variant and not self.merged and not args and not kwargs
+        if not plain or self.training or self.lora_B[name].bias is not None:
+            return super().forward(x, *args, **kwargs)
+        flat = x.reshape(-1, x.shape[-1])
+        low = flat @ self.lora_A[name].weight.to(x.dtype).T
+        up = self.lora_B[name].weight.to(x.dtype).T
+        return torch.addmm(self.base_layer(flat), low, up, alpha=self.scaling[name]).view(*x.shape[:-1], -1)
 
 
 class FastLinears:

@@ -2,12 +2,17 @@
 
 import os
 import signal
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from experiments import side_by_side
 from slhf.errors import JudgeError
+from slhf.runs import write_json
 
 
 def trained(seed, out):
@@ -45,3 +50,30 @@ def await_file(path, seconds=300):
     while not Path(path).exists():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def beside_a_bar(out):
+    """Has a bar of its own, as training does."""
+    for _ in tqdm(range(3), desc="inner"):
+        Path(out).touch()
+
+
+def lonely(out):
+    """Starts a task that outlives it, unless that ends with it."""
+
+    def die():
+        if Path(out).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    side_by_side.run([partial(noted, out)], 1, "", "", 1, die)
+
+
+def noted(out):
+    """Writes down which process it is, and goes on for ever."""
+    write_json(Path(out), os.getpid())
+    await_file(f"{out}, which is never written")
+
+
+if __name__ == "__main__":
+    lonely(sys.argv[1])

@@ -205,7 +205,10 @@ def test_flops_of_a_forward_are_those_that_torch_counts():
     assert counter.get_total_flops() == plan.read_flops(SMALL, 50, 50) + causal
 
 
-MACHINE = replace(plan.GPU, name="the CPU of a test", reserved=0.0, fragmentation=1.0, chunk=CHUNK_LOGITS, auto=4)
+COPIED = (4,) if torch.backends.mkldnn.is_available() else ()
+MACHINE = replace(
+    plan.GPU, name="the CPU of a test", reserved=0.0, fragmentation=1.0, chunk=CHUNK_LOGITS, auto=4, copied=COPIED
+)
 
 
 def runnable(lora, dtype=torch.float32):
@@ -229,7 +232,7 @@ def sweep_of(lora, **train):
 
 @pytest.mark.parametrize(("prompt", "models"), [(10, 1), (200, 1), (10, 2)])
 def test_sampling_takes_what_the_plan_says(prompt, models):
-    """No more, and not much less: the cache, a layer of it, the logits, and what reading takes."""
+    """No more, and not much less: copied weights, the cache, a layer of it, the logits, and what reading takes."""
     policy = runnable(LoRA(rank=4))
     opening = [[i + 5] + [20 + j % 100 for j in range(prompt - 1)] for i in range(24)]
     session = TransformersGenerator(policy).open(opening, mixture=0.5 if models == 2 else None)
@@ -238,6 +241,7 @@ def test_sampling_takes_what_the_plan_says(prompt, models):
     peak, _ = peak_of(lambda: session.sample(40, 0))
     call = plan.Sampling(24, prompt, prompt, models)
     told = plan.cache(SAMPLED, call, 40, 4) + plan.sampling(SAMPLED, call, 40, 4)
+    told += plan.copies(SAMPLED, sweep_of(LoRA(rank=4)).model, 4, MACHINE)
     assert peak <= told <= 1.25 * peak
 
 

@@ -1,15 +1,20 @@
 """Tasks in processes of their own do what they do alone, under one bar, and end together when one fails."""
 
+import json
 import multiprocessing
+import subprocess
+import sys
+import time
 from functools import partial
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from experiments import side_by_side
 from slhf.errors import JudgeError, TrainingError
-from tests.experiments.side_tasks import endless, fail, killed, trained
+from tests.experiments.side_tasks import beside_a_bar, endless, fail, killed, trained
 
 SEEDS = (0, 1)
 
@@ -56,6 +61,32 @@ def test_a_process_that_is_killed_is_one_line():
     assert not multiprocessing.active_children()
 
 
+def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    """A first process that is killed ends nobody; what it started would hold its memory, and its run, for ever."""
+    noted = tmp_path / "process"
+    subprocess.run([sys.executable, "-m", "tests.experiments.side_tasks", str(noted)], check=False, timeout=300)
+    worker, end = json.loads(noted.read_text()), time.monotonic() + 60
+    while running(worker):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def running(number):
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_bars_inside_are_not_seen(tmp_path, capfd):
+    """They would tear ours apart."""
+    side_by_side.run([partial(beside_a_bar, tmp_path / "x")], 1, "training", "steps", 1, lambda: 1)
+    assert (tmp_path / "x").exists()
+    said = capfd.readouterr().err
+    assert "training: 100%" in said
+    assert "inner" not in said
+
+
 def test_ctrl_c_ends_them(tmp_path):
     started = tmp_path / "started"
 
@@ -92,3 +123,13 @@ def test_as_many_at_a_time_as_cores_and_memory_allow(monkeypatch, tasks, cores, 
     monkeypatch.setattr(side_by_side, "BYTES_EACH", 10)
     assert side_by_side.at_once(["embedded"] * tasks) == expected
     assert side_by_side.at_once(["a model", *["embedded"] * tasks]) == 1  # of others nobody knows the memory
+
+
+def test_the_memory_of_a_container_is_all_there_is(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(side_by_side.psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
+    monkeypatch.setattr(side_by_side, "BYTES_EACH", 10)
+    monkeypatch.setattr(side_by_side.hardware, "memory_bytes", lambda: (100, 25))
+    assert side_by_side.at_once(["embedded"] * 4) == 2

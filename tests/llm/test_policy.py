@@ -1,5 +1,8 @@
 """Roles, adapters and references: who computes, who is trained, and what a saved policy brings back."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from peft import PeftModel
@@ -8,6 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from llm import finite
 from llm.algorithms import check, parameter_groups
+from llm.generation import TransformersGenerator
 from llm.policy import LoRA, Policy
 from slhf.algorithms import EGPO, RLOO, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
@@ -218,3 +222,18 @@ def test_a_trained_model_says_where_its_answers_end(tmp_path):
     known = GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id
     assert set(known) == policy.chat.ends == {policy.chat.eos, policy.tokenizer.eos_token_id}
     assert policy.chat.eos != policy.tokenizer.eos_token_id
+
+
+def test_a_model_is_freed_with_its_policy(tmp_path):
+    """Not only when garbage is collected: an evaluation would hold the weights of two models."""
+    policy = tiny_policy(tmp_path)
+    session = TransformersGenerator(policy).open([policy.chat.prompt("choose")])
+    session.sample(1, seed=0)
+    weights = [weakref.ref(p) for p in policy.model.parameters()]
+    gc.collect()
+    gc.disable()
+    try:
+        del policy, session
+        assert not any(weight() is not None for weight in weights)
+    finally:
+        gc.enable()
