@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from experiments.config import load_sweep
-from experiments.run import HERE, main
+from experiments.run import main
 from llm import finite
 from llm.judges.config import LocalLMJudgeConfig, RewardModelJudgeConfig
 from llm.judges.loading import load_judge
+from tests.experiments.tiny_sweep import QUICKSTART, tiny_quickstart
 from tests.llm.tiny import tiny_classifier
 
 pytestmark = pytest.mark.numeric
 
-QUICKSTART = str(HERE / "sweeps" / "quickstart.yaml")
 TWO = "--set=algorithms=[stackelberg_gda, nash_md]"
 REWARD = {"comparisons", "seconds_per_comparison"}
 ORDERS = REWARD | {"order_disagreement", "first_preferred"}
@@ -23,25 +23,7 @@ ORDERS = REWARD | {"order_disagreement", "first_preferred"}
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Arguments that make the quickstart tiny."""
-    finite.build_model(tmp_path / "policy", list("abc"), seed=0)
-    words = {"train": ("choose", "prompt"), "heldout": ("answer", "previous")}
-    lines = [{"prompt": word, "split": split} for split in words for word in words[split]]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    settings = {
-        "model.name": tmp_path / "policy",
-        "model.dtype": "float32",
-        "layers": "null",
-        "modules": list(finite.MODULES),
-        "prompts.source": tmp_path / "prompts.jsonl",
-        "max_new_tokens": 1,
-        "steps": 2,
-        "batch_size": 2,
-        "evaluation.prompts": 2,
-        "rounds": 2,
-        "resamples": 10,
-    }
-    return [QUICKSTART, "--out", str(tmp_path / "runs"), *(f"--set={key}={value}" for key, value in settings.items())]
+    return tiny_quickstart(tmp_path)
 
 
 def runs(tmp_path):
@@ -74,7 +56,11 @@ def test_a_reward_model_rewards_rloo_directly(tmp_path, tiny):
 
 @pytest.mark.parametrize("kind", ["classifier", "local_lm"])
 def test_judges_of_two_orders_write_their_metrics(tmp_path, tiny, kind):
-    model = "embedded" if kind == "local_lm" else tiny_classifier(tmp_path / "judge", labels=2)
+    model = str(tmp_path / "judge")
+    if kind == "local_lm":
+        finite.build_model(tmp_path / "judge", ("A", "B", *"abc"), seed=1)
+    else:
+        tiny_classifier(tmp_path / "judge", labels=2)
     assert main([*tiny, f"--set=judge.kind={kind}", f"--set=judge.model={model}", TWO]) == 0
     found = runs(tmp_path)
     assert set(found) == {"stackelberg_gda", "nash_md", "evaluation"}
@@ -85,9 +71,11 @@ def test_judges_of_two_orders_write_their_metrics(tmp_path, tiny, kind):
             assert set(answered) - {"letter_mass"} in (ORDERS, REWARD)
             assert ("letter_mass" in answered) == (kind == "local_lm")
     if kind == "local_lm":
-        (sample, *_) = rows(found["stackelberg_gda"], "samples.jsonl")
-        p = load_judge(LocalLMJudgeConfig(), "cpu").prefer([sample["prompt"]], [sample["leader"]], [sample["follower"]])
-        assert sample["signal"] == pytest.approx(p[0], abs=1e-4)
+        samples = rows(found["stackelberg_gda"], "samples.jsonl")
+        shown = [[sample[key] for sample in samples] for key in ("prompt", "leader", "follower")]
+        p = load_judge(LocalLMJudgeConfig(model), "cpu").prefer(*shown)
+        assert np.abs(p - 0.5).max() > 1e-3
+        np.testing.assert_allclose([sample["signal"] for sample in samples], p, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 from experiments.run import HERE, main
 from llm.judges.attributes import AttributeJudge
 from slhf.errors import JudgeError
+from tests.experiments.tiny_sweep import tiny_quickstart
+from tests.llm.tiny import tiny_classifier
 
 pytestmark = pytest.mark.numeric
 
@@ -104,9 +106,11 @@ def test_a_second_start_repeats_nothing(finished, capsys):
     assert str(finished / "report.md") in printed
 
 
-def test_runs_of_one_algorithm_are_named_by_what_differs(finished, capsys):
-    assert main(arguments(finished.parent, "timescale=2,3")) == 0
-    report = (finished / "report.md").read_text()
+def test_runs_of_one_algorithm_are_named_by_what_differs(tmp_path):
+    judge = f"judge.model={tiny_classifier(tmp_path / 'judge')}"
+    settings = ("judge.kind=reward_model", judge, "timescale=2,3")
+    assert main([*tiny_quickstart(tmp_path), *(f"--set={setting}" for setting in settings)]) == 0
+    report = (tmp_path / "runs" / "quickstart" / "report.md").read_text()
     assert "SLHF (timescale=2.0)" in report
     assert "SLHF (timescale=3.0) Follower" in report
     assert "RLOO (" not in report

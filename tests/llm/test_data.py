@@ -185,7 +185,7 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
 def test_a_name_that_is_nothing_and_a_hub_out_of_reach(tmp_path):
     with pytest.raises(InvalidData, match="did you mean helpsteer2"):
         load_prompts("helpsteer", "train")
-    with pytest.raises(InvalidData, match="Presets are helpsteer2, ultrafeedback, tulu3, hh"):
+    with pytest.raises(InvalidData, match="of presets valid are helpsteer2, ultrafeedback, tulu3, hh"):
         load_prompts("xyz", "train")
     with pytest.raises(MissingResource, match=r"'helpsteer2'.*local file.*load_dataset\('nvidia/HelpSteer2', data_dir"):
         load_prompts("helpsteer2", "train")
