@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
 import tyro
 
 from slhf.errors import SLHFError
@@ -91,6 +90,8 @@ def keep_memory() -> None:
     about a quarter of an update on a virtual machine. Where a GPU computes, nothing would be used again: the process
     would hold on to all that a model took while it was loaded, 16 GB for 8 billion parameters.
     """
+    import torch  # not at the top, as above
+
     if platform.libc_ver()[0] == "glibc" and not torch.cuda.is_available():
         libc = ctypes.CDLL(None)
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array, to_device
+from array_api_compat import device, is_numpy_array, to_device
 from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidParameter, InvalidPreferences, MissingPair
 from tabular import files
-from tabular.arrays import AnyArray, first, kind, like, owned
+from tabular.arrays import AnyArray, array_namespace, first, kind, like, owned
 from tabular.files import Ties
 from tabular.rankings import Unranked, alternatives, check_weights, ranking_wins, tie_group
 

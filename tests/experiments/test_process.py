@@ -4,6 +4,7 @@ import ctypes
 from dataclasses import replace
 
 import pytest
+import torch
 
 from experiments import process
 from experiments.config import LanguageModelSweep
@@ -33,7 +34,7 @@ def test_freed_memory_is_kept_where_the_processor_computes_alone(monkeypatch, gp
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Libc())
     monkeypatch.setattr(process.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    monkeypatch.setattr(process.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     process.keep_memory()
     assert len(calls) == kept
 
