@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
             return found
         name, parser = rest[0].partition("=")[0], getattr(found, "parser", self)
         if not name.startswith("--"):
-            parser.error(f"{' '.join(rest)!r} is left over; quote what holds spaces")
+            parser.error(f"{parser.prog} takes no {' '.join(rest)!r} here; drop it, and quote what holds spaces")
         commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
         others = [command for a in commands for command, p in a.choices.items() if name in p._option_string_actions]
         if others:
@@ -150,7 +150,8 @@ def report(file: str, notes: Iterable[str]) -> None:
 
 
 def as_typed(message: str) -> str:
-    """Settings in an error's advice as one types them here: ``missing="half"`` becomes ``--missing half``."""
+    """Settings in an error as one types them here: ``missing="half"`` becomes ``--missing half``."""
+    message = message.replace("leader_reference", "--reference").replace("follower_reference", "--follower-reference")
     message = re.sub(r'\b(missing|unranked|ties)="(\w+)"', r"--\1 \2", message)
     message = re.sub(r"\b(counts|percent|symmetrise)=True", r"--\1", message)
     return message.replace("pass l2 > 0", "add --l2 with a small number")
