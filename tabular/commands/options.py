@@ -8,11 +8,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from slhf.errors import InvalidParameter
 from slhf.names import advice
+from tabular.commands import COMMANDS
 from tabular.files import Ties
 from tabular.preferences import Missing, PreferenceMatrix
 from tabular.rankings import Unranked
@@ -57,11 +59,17 @@ class Parser(argparse.ArgumentParser):
         name, parser = rest[0].partition("=")[0], getattr(found, "parser", self)
         if not name.startswith("--"):
             parser.error(f"{parser.prog} takes no {' '.join(rest)!r} here; drop it, and quote what holds spaces")
-        commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        others = [command for a in commands for command, p in a.choices.items() if name in p._option_string_actions]
+        others = [command for command in COMMANDS if name in _options_of(command)]
         if others:
             parser.error(f"{parser.prog.split()[-1]} has no option {name}, which is for {', '.join(others)}; drop it")
         return parser.error(f"there is no option {name}; {nearest(name, sorted(parser._option_string_actions))}")
+
+
+def _options_of(command: str) -> Iterable[str]:
+    """The options of a command, which is imported for that."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    import_module(f"tabular.commands.{command}").add(commands)
+    return commands.choices[command]._option_string_actions
 
 
 def command(
