@@ -90,7 +90,7 @@ def keep_memory() -> None:
     about a quarter of an update on a virtual machine. Where a GPU computes, nothing would be used again: the process
     would hold on to all that a model took while it was loaded, 16 GB for 8 billion parameters.
     """
-    import torch
+    import torch  # not at the top, as above
 
     if platform.libc_ver()[0] == "glibc" and not torch.cuda.is_available():
         libc = ctypes.CDLL(None)

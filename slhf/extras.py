@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def install_command(extra: str) -> str:
     """What to type to add an extra: the project's folder or address, as it was installed from, with ``[extra]``."""
+    from importlib import metadata  # here: it takes longer than all else that a command imports to say what it can
+
     try:
         source = json.loads(metadata.distribution("slhf").read_text("direct_url.json") or "null")
     except metadata.PackageNotFoundError:  # used from a folder that was never installed

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import array_api_compat.numpy
+import array_api_compat
 import numpy as np
 from array_api_compat import (
-    array_namespace,
     device,
     is_array_api_obj,
     is_numpy_array,
@@ -85,9 +84,16 @@ def kind(array: AnyArray) -> str:
     return f"{type(array).__module__.partition('.')[0]} on {device(array)}"
 
 
-def namespace(array: AnyArray) -> Any:
-    """``array_namespace(array)``, which takes longer for numpy's arrays than most functions do for small ones."""
-    return array_api_compat.numpy if type(array) is np.ndarray else array_namespace(array)
+def array_namespace(*arrays: AnyArray) -> Any:
+    """The library of arrays, as the standard has it. numpy's own functions are that for what is used here.
+
+    ``array_api_compat`` has wrappers of them too; importing those imports all of numpy, which takes longer than most
+    games, and finding them takes longer than most functions do for small ones.
+    """
+    for array in arrays:
+        if not isinstance(array, (np.ndarray, np.generic)):
+            return array_api_compat.array_namespace(*arrays)
+    return np
 
 
 def solve(matrix: AnyArray, right: AnyArray) -> AnyArray:

@@ -10,13 +10,13 @@ import math
 from fractions import Fraction
 
 import numpy as np
-from array_api_compat import array_namespace, is_numpy_array, to_device
+from array_api_compat import is_numpy_array, to_device
 from numpy.typing import NDArray
 
 from slhf.certificates import Certificate
 from slhf.errors import NotConverged
 from tabular import compiled
-from tabular.arrays import AnyArray, Array, like
+from tabular.arrays import AnyArray, Array, array_namespace, like
 from tabular.interior_point import central_lottery, polish
 from tabular.pivoting import SMALLEST_PROBABILITY, TOLERANCE, pivoted_lotteries
 from tabular.policies import log_softmax
@@ -110,17 +110,22 @@ def essential_set(margins: Array) -> NDArray[np.bool_]:
     """``(n,)``: True for the actions that some lottery plays.
 
     By Tucker's theorem (1956) a skew-symmetric A has a lottery with pi_i > (A pi)_i for every i: it plays
-    every action that any lottery plays, and loses strictly to no other. The interior-point method ends at one.
-    Where its differences are too small to tell, a linear program finds the lottery for which the least of them is
-    largest.
+    every action that any lottery plays, and loses strictly to no other. Mostly the vertex that pivoting finds is one:
+    then it is the only lottery. The interior-point method ends at one always. Where its differences are too small to
+    tell, a linear program finds the lottery for which the least of them is largest.
 
     Raises:
         NotConverged: that least difference is too small to trust.
     """
-    x, w, _ = central_lottery(margins)
-    if np.all((np.maximum(x, w) >= CLEAR) & (np.minimum(x, w) <= TOLERANCE)):
-        return x > w
     n = len(margins)
+    if n <= LARGEST_PIVOTED:
+        vertex = pivoted_lotteries(margins[None])[0][0]
+        slack = -margins @ vertex / (np.abs(margins).max() or 1.0)
+        if _is_strict(vertex, slack):
+            return vertex > slack
+    x, w, _ = central_lottery(margins)
+    if _is_strict(x, w):
+        return x > w
     A = margins / (np.abs(margins).max() or 1.0)
     upper = np.r_[np.c_[A, np.zeros(n)], np.c_[A - np.eye(n), np.ones(n)]]
     policy, iterations = _linear_program(np.append(np.zeros(n), -1), upper, n)
@@ -134,6 +139,11 @@ def essential_set(margins: Array) -> NDArray[np.bool_]:
             Certificate(float(-slack.min()), separation, iterations, "linear program"),
         )
     return policy > slack
+
+
+def _is_strict(x: Array, w: Array) -> bool:
+    """Whether of each probability and its slack one is surely positive and the other surely 0."""
+    return bool(np.all((np.maximum(x, w) >= CLEAR) & (np.abs(np.minimum(x, w)) <= TOLERANCE)))
 
 
 def max_entropy_lotteries(margins: Array, log_ref: Array) -> tuple[Array, Certificate, NDArray[np.bool_]]:

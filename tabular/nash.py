@@ -16,13 +16,13 @@ import math
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array
+from array_api_compat import device, is_numpy_array
 from numpy.typing import ArrayLike, NDArray
 
 from slhf.certificates import Certificate
 from slhf.errors import InvalidParameter, NotConverged
 from tabular import compiled, lotteries
-from tabular.arrays import AnyArray, solve
+from tabular.arrays import AnyArray, array_namespace, solve
 from tabular.policies import check_temperature, log_of, log_reference, log_softmax
 from tabular.preferences import PreferenceMatrix
 

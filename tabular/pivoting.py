@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from tabular import compiled
-from tabular.arrays import AnyArray
+from tabular.arrays import AnyArray, array_namespace
 
 TOLERANCE = 1e-9
 """Largest exploitability of an accepted lottery, relative to the game's largest margin."""

@@ -11,11 +11,11 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidParameter, InvalidReference
-from tabular.arrays import AnyArray, Array, first, like, namespace
+from tabular.arrays import AnyArray, Array, array_namespace, first, like
 
 SUM_TOLERANCE = 1e-9
 """How far the probabilities of a reference may be from summing to one."""
@@ -207,7 +207,7 @@ def total_variation(policy: AnyArray, other: AnyArray) -> AnyArray:
 def log_of(policy: AnyArray) -> AnyArray:
     """The logs of probabilities, -inf where they are 0."""
     with np.errstate(divide="ignore"):
-        return namespace(policy).log(policy)
+        return array_namespace(policy).log(policy)
 
 
 def project_to_simplex(v: Array) -> Array:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array, to_device
+from array_api_compat import device, is_numpy_array, to_device
 from numpy.typing import ArrayLike
 
 from slhf.errors import InvalidParameter, InvalidPreferences, MissingPair
 from tabular import files
-from tabular.arrays import AnyArray, first, kind, like, owned
+from tabular.arrays import AnyArray, array_namespace, first, kind, like, owned
 from tabular.files import Ties
 from tabular.rankings import Unranked, alternatives, check_weights, ranking_wins, tie_group
 
@@ -33,7 +33,8 @@ class PreferenceMatrix:
     Args:
         p: ``(..., n, n)`` probabilities with p + p.T = 1 and 1/2 on the diagonal; leading axes are a batch. An
             array of another library than numpy, such as a torch tensor, keeps its library and device, and
-            :func:`tabular.solve_slhf` answers with such arrays; what cannot refuses it (see :meth:`numpy`).
+            :func:`tabular.solve_slhf`, :func:`tabular.solve_nlhf` and :func:`tabular.solve_rlhf` answer with such
+            arrays; what cannot refuses it (see :meth:`numpy`).
         labels: the n names of the alternatives, distinct; "0", "1", ... by default.
         pair_weights: W, symmetric, broadcastable to ``(..., n, n)``: how often each pair was compared; None if
             nobody knows. RLHF weights by them, see :func:`tabular.solve_rlhf`.

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from array_api_compat import array_namespace, device, to_device
-from numpy.typing import ArrayLike
+from array_api_compat import device, to_device
+from numpy.typing import ArrayLike, NDArray
 
 from slhf.certificates import Certificate
 from slhf.errors import DisconnectedComparisons, InvalidParameter, NotConverged
-from tabular.arrays import AnyArray, solve
+from tabular.arrays import AnyArray, array_namespace, solve
 from tabular.policies import best_response, best_response_value, check_temperature, log_reference
 from tabular.preferences import PreferenceMatrix, check_pair_weights
 
@@ -227,13 +227,13 @@ def _check_connected(P: PreferenceMatrix, weights: AnyArray) -> None:
     beaten = (weights > 0) & (P.win_rates > 0)
     if xp.all(beaten | xp.eye(P.n, dtype=xp.bool, device=device(beaten))):
         return
-    from scipy.sparse.csgraph import connected_components  # here, for its import takes longer than most games
-
     beaten = np.asarray(to_device(beaten, "cpu"))
     doubtful = ~(beaten | np.eye(P.n, dtype=bool)).all((-2, -1))
     for where in map(tuple, np.argwhere(doubtful)):
-        count, component = connected_components(beaten[where], connection="strong")
-        if count > 1:
+        if not (_reaches_all(beaten[where]) and _reaches_all(beaten[where].T)):
+            from scipy.sparse.csgraph import connected_components  # here, for its import takes longer than most games
+
+            count, component = connected_components(beaten[where], connection="strong")
             groups = [tuple(int(i) for i in np.flatnonzero(component == k)) for k in range(count)]
             named = " | ".join(", ".join(P.labels[i] for i in group) for group in groups)
             game = f" of game {tuple(int(i) for i in where)}" if where else ""
@@ -242,3 +242,12 @@ def _check_connected(P: PreferenceMatrix, weights: AnyArray) -> None:
                 f"Bradley-Terry rewards fit them best. Groups: {named}. Compare pairs across groups, or pass l2 > 0.",
                 groups,
             )
+
+
+def _reaches_all(edges: NDArray[np.bool_]) -> bool:
+    """Whether paths along the edges ``(n, n)`` lead from the first node to every other."""
+    reached = new = np.arange(len(edges)) == 0
+    while new.any():
+        new = edges[new].any(axis=0) & ~reached
+        reached = reached | new
+    return bool(reached.all())

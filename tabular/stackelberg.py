@@ -20,13 +20,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, is_numpy_array
+from array_api_compat import is_numpy_array
 from numpy.typing import ArrayLike
 
 from slhf.certificates import Certificate
 from slhf.errors import InvalidReference
 from tabular import compiled
-from tabular.arrays import AnyArray, Array
+from tabular.arrays import AnyArray, Array, array_namespace
 from tabular.policies import best_response_value, check_temperature, kl, log_ratio, log_reference, respond, total
 from tabular.preferences import PreferenceMatrix
 

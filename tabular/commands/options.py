@@ -58,19 +58,18 @@ class Parser(argparse.ArgumentParser):
             return found
         name, parser = rest[0].partition("=")[0], getattr(found, "parser", self)
         if not name.startswith("--"):
-            parser.error(f"{' '.join(rest)!r} is left over; quote what holds spaces")
-        others = [command for command, options in _all().items() if name in options._option_string_actions]
+            parser.error(f"{parser.prog} takes no {' '.join(rest)!r} here; drop it, and quote what holds spaces")
+        others = [command for command in COMMANDS if name in _options_of(command)]
         if others:
             parser.error(f"{parser.prog.split()[-1]} has no option {name}, which is for {', '.join(others)}; drop it")
         return parser.error(f"there is no option {name}; {nearest(name, sorted(parser._option_string_actions))}")
 
 
-def _all() -> dict[str, argparse.ArgumentParser]:
-    """Every command by its name, which takes importing what all of them need."""
+def _options_of(command: str) -> Iterable[str]:
+    """The options of a command, which is imported for that."""
     commands = argparse.ArgumentParser().add_subparsers()
-    for name in COMMANDS:
-        import_module(f"tabular.commands.{name}").add(commands)
-    return commands.choices
+    import_module(f"tabular.commands.{command}").add(commands)
+    return commands.choices[command]._option_string_actions
 
 
 def command(
@@ -159,7 +158,8 @@ def report(file: str, notes: Iterable[str]) -> None:
 
 
 def as_typed(message: str) -> str:
-    """Settings in an error's advice as one types them here: ``missing="half"`` becomes ``--missing half``."""
+    """Settings in an error as one types them here: ``missing="half"`` becomes ``--missing half``."""
+    message = message.replace("leader_reference", "--reference").replace("follower_reference", "--follower-reference")
     message = re.sub(r'\b(missing|unranked|ties)="(\w+)"', r"--\1 \2", message)
     message = re.sub(r"\b(counts|percent|symmetrise)=True", r"--\1", message)
     return message.replace("pass l2 > 0", "add --l2 with a small number")

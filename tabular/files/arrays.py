@@ -65,6 +65,8 @@ def read_json(file: Path, text: str) -> Any:
 
 
 def _decoded(file: Path, text: str, first_line: int) -> Any:
+    if not text.strip():
+        raise InvalidData(f"{file}: is empty.")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -458,13 +458,18 @@ def test_advice_is_given_as_one_types_it(capsys, tmp_path):
     path.write_text("winner,loser,count\nA,B,3\nB,C,2\n", encoding="utf-8")
     assert main(["solve", str(path), "--concept", "nlhf"]) == 2
     assert "call them ties (--missing half)" in capsys.readouterr().err
+    path.write_text("A,B\n.5,.6\n.4,.5\n", encoding="utf-8")
+    for option in ("--reference", "--follower-reference"):
+        assert main(["solve", str(path), "--concept", "slhf", option, ".2,.3,.5"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {option} has shape (3,)")
 
 
 def test_an_option_of_another_command_says_whose_it_is(capsys, file):
     for argv, message in (
         (["describe", file, "--tau", "1"], "describe has no option --tau, which is for solve; drop it"),
         (["audit", "--missing=half"], "audit has no option --missing, which is for solve, run, describe; drop it"),
-        (["describe", file, "other.csv"], "'other.csv' is left over; quote what holds spaces"),
+        (["describe", file, "other.csv"], "describe takes no 'other.csv' here; drop it, and quote what holds spaces"),
+        (["audit", file], f"audit takes no {file!r} here"),
         (["run", file, "--algorithm", "dpo"], "'dpo' is unknown; did you mean online_dpo?"),
     ):
         with pytest.raises(SystemExit, match="2"):

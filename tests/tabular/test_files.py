@@ -211,6 +211,7 @@ REFUSED = [
     ("p.json", "{}", 'without the key "p"'),
     ("p.json", FRAME.to_json(), "holds an object with the keys 'A', 'B', 'C', without the key \"p\""),
     ("p.json", "[]", "is empty"),
+    ("p.json", "\n", "is empty"),
     ("p.json", "[" * 5000, "line 1: is nested too deeply"),
     ("p.jsonl", "{}\n{}\n", "its objects are empty"),
     ("p.json", "3", "holds 3; what is read is a square matrix"),
