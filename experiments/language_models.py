@@ -102,6 +102,8 @@ def train_side_by_side(sweeps: list[LanguageModelSweep], workplace: Workplace) -
         for planned in runs_of(sweep)
         if not (run := open_run(planned.spec, planned.sweep, workplace.root)).finished
     }
+    if any(type(planned.spec).__module__ != "slhf.algorithms" for planned, _ in todo.values()):
+        return  # registered from outside, which a new process knows nothing of
     processes = side_by_side.at_once([planned.sweep.model.name for planned, _ in todo.values()])
     # each process loads the judge too, and of other kinds nobody knows here what memory they need
     if processes > 1 and isinstance(sweeps[0].judge, AttributeJudgeConfig):

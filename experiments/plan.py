@@ -51,7 +51,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +129,12 @@ GPU = Machine(
 
 def this_machine() -> Machine:
     """The processor here, its speed measured in a few seconds with the threads that torch uses."""
-    wide, x, small = torch.ones(2**26), torch.randn(1024, 1024), torch.ones(64)
+    wide, small = torch.ones(2**26), torch.ones(64)
     return Machine(
         name=f"this machine's processor ({torch.get_num_threads()} threads, measured)",
         bytes=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         bandwidth=wide.nbytes / _fastest(lambda: wide.sum()),
-        flops={b: 2 * 1024**3 / _fastest(partial(_square, x.to(dtype))) for b, dtype in NUMBERS.items()},
+        flops={b: _product_rate(dtype) for b, dtype in NUMBERS.items()},
         launch=KERNELS * _fastest(lambda: [small + 1 for _ in range(1000)]) / 1000,
         fragmentation=1.1,
         reserved=0.6e9,
@@ -149,8 +148,11 @@ NUMBERS = {2: torch.bfloat16, 4: torch.float32}
 """By bytes."""
 
 
-def _square(x: torch.Tensor) -> torch.Tensor:
-    return x @ x
+def _product_rate(dtype: torch.dtype) -> float:
+    """FLOPs per second of a matrix product; a small one where there are no units for the format, and it takes long."""
+    width = 1024 if dtype == torch.float32 or has_units("cpu") else 128
+    x = torch.randn(width, width).to(dtype)
+    return 2 * width**3 / _fastest(lambda: x @ x)
 
 
 def _fastest(work: Callable[[], Any]) -> float:
