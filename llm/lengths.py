@@ -16,7 +16,7 @@ from llm.data.prompts import Prompt
 from llm.data.selection import Tally
 from llm.embedded import from_pretrained
 from llm.policy import Policy
-from slhf.errors import InvalidData
+from slhf.errors import ConfigError, InvalidData
 
 
 def context_length(config: Any, tokenizer: Any) -> float:
@@ -102,8 +102,8 @@ def _unfit(prompt: str, player: Player, given: str) -> str | None:
     """Why a player cannot be asked; None if it can."""
     try:
         tokens = player.tokens(prompt, given)
-    except TemplateError:
-        if isinstance(prompt, Prompt):
+    except ConfigError as error:
+        if isinstance(prompt, Prompt) and isinstance(error.__cause__, TemplateError):
             return "with a system message, which the model's chat template does not take"
         raise
     if tokens <= player.context:
