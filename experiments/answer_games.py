@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.evaluate import all_pairs, estimate
+from llm.evaluate import all_pairs
 from llm.judges import Judge
+from slhf.intervals import estimate
 from tabular import PreferenceMatrix, solve_nlhf, solve_slhf
 from tabular.social_choice import borda_winners, cycle_edges, majority, reaches, shortest_cycle, three_cycles
 

@@ -152,10 +152,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Sweep]:
     raw = _read(path)
     kind = _choose("kind", raw.get("kind", "language_model"), KINDS)
     grid = raw.pop("grid", {})
-    if "matrix" in raw.get("judge", {}):
-        raw["judge"]["matrix"] = str(path.parent / str(raw["judge"]["matrix"]))
-    if "judge.matrix" in grid:
-        grid["judge.matrix"] = [str(path.parent / str(name)) for name in grid["judge.matrix"]]
+    for key in ("matrix", "target"):
+        if key in raw.get("judge", {}):
+            raw["judge"][key] = str(path.parent / str(raw["judge"][key]))
+        if f"judge.{key}" in grid:
+            grid[f"judge.{key}"] = [str(path.parent / str(name)) for name in grid[f"judge.{key}"]]
     grid |= dict(_parse_override(text) for text in overrides)
     experiments = []
     for values in itertools.product(*grid.values()):
@@ -196,6 +197,21 @@ def build_judge(entry: Mapping[str, Any]) -> JudgeConfig:
     kind = kinds[_choose("judge kind", entry.get("kind"), kinds)]
     _check_keys(entry, kind, f"judge {kind.kind}")
     return _convert(kind, entry, f"judge {kind.kind}")
+
+
+def read_judge(text: str) -> JudgeConfig:
+    """The judge of ``KIND[,KEY=VALUE...]``."""
+    kind, *items = text.split(",")
+    settings = {"kind": kind}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"--judge {text}: write KIND[,KEY=VALUE...], for example reward_model,model=DIRECTORY.")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+            raise ConfigError(f"--judge {text}: {value} is not YAML: {' '.join(str(error).split())}") from error
+    return build_judge(settings)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-import yaml
 
 if __name__ == "__main__":
     # Started as a script, Python looks beside this file; the packages are one folder up.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import places, process
-from experiments.config import build_judge
+from experiments.config import read_judge
 from llm import embedded
 from llm.data import Split
-from llm.judges.config import JudgeConfig
 from llm.precision import Dtype
 from slhf.errors import ConfigError
 
@@ -103,21 +101,6 @@ def name_and_place(text: str) -> tuple[str, str]:
     if not (name and equals and what):
         raise ConfigError(f"{text}: write NAME=WHAT, such as base=embedded or mine=runs/quickstart/rloo-0123456789.")
     return name, what
-
-
-def read_judge(text: str) -> JudgeConfig:
-    """The judge of ``KIND[,KEY=VALUE...]``."""
-    kind, *items = text.split(",")
-    settings = {"kind": kind}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not (key and equals and value):
-            raise ConfigError(f"--judge {text}: write KIND[,KEY=VALUE...], for example reward_model,model=DIRECTORY.")
-        try:
-            settings[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-            raise ConfigError(f"--judge {text}: {value} is not YAML: {' '.join(str(error).split())}") from error
-    return build_judge(settings)
 
 
 if __name__ == "__main__":

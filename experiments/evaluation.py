@@ -10,38 +10,42 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from itertools import combinations
+from functools import cached_property, partial
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from experiments import answer_games
+from experiments import answer_games, side_by_side
 from experiments.config import EvaluationConfig, LanguageModelSweep
 from llm import checkpoint
+from llm.chat import Chat
 from llm.config import ModelConfig, load_policy
 from llm.data import load_prompts
 from llm.data.prompts import identity as prompt_identity
-from llm.evaluate import compare, estimate, round_robin
-from llm.generation import TransformersGenerator
+from llm.evaluate import compare, round_robin
+from llm.generation import Generator
 from llm.judges import FeatureJudge, Judge, ask_features, drain
 from llm.judges.bias import length_bias, words
 from llm.judges.config import identity
 from llm.lengths import Player, fitting
+from llm.plain_generator import sampler
 from llm.policy import Policy, default_device
 from llm.precision import settled
 from llm.refine import improve, refine, resample
 from slhf.algorithms import StackelbergGDA
 from slhf.errors import ConfigError, RunError
-from slhf.runs import Run, derive_seed, write_json
+from slhf.intervals import estimate, opposite
+from slhf.runs import Run, derive_seed, remove_directory, write_json
 
 if TYPE_CHECKING:
     from experiments.language_models import TrainedRun, Workplace
 
-T = TypeVar("T")
-
+TOKENS_AT_ONCE = 2**16
+"""Most tokens of conversations, as long as they may become, that are sampled together; one prompt at least. Their
+cache is 8.6 GB for a model of 8 billion parameters in bfloat16, and 3 GB for the embedded one in float32."""
 BASE = "Base"
 """How a sweep's untrained model is called in tables."""
 
@@ -115,13 +119,17 @@ class Examination:
         """The first of each kind."""
         return list({one.kind: one for one in reversed(self.contestants)}.values())[::-1]
 
+    def rounds_of(self, one: Contestant) -> int:
+        """How many rounds of answers it gives."""
+        return self.settings.rounds if one in self.refining else 1
+
     def samples_of(self, one: Contestant) -> int:
         """How many independent answers per prompt it gives."""
         for_parity = self.settings.rounds if self.settings.parity and one in self.refining else 0
         for_cycles = self.settings.samples or 0 if one in self.sampled else 0
         return max(for_parity, for_cycles)
 
-    def estimate(self, values: np.ndarray) -> dict[str, float]:
+    def estimate(self, values: np.ndarray) -> dict[str, Any]:
         """Mean and interval over prompts."""
         return estimate(values, self.settings.resamples, self.seed)
 
@@ -232,18 +240,30 @@ class Speaker:
         self.who, self.exam = contestant, exam
 
     @cached_property
-    def _policy(self) -> tuple[Policy, TransformersGenerator]:
+    def _policy(self) -> tuple[Policy, Generator]:
         policy = self.who.load()
-        return policy, TransformersGenerator(policy)
+        return policy, sampler(policy)
+
+    @property
+    def kept(self) -> bool:
+        """Whether all answers that depend on nobody else are there."""
+        folders = ["rounds"] + ["samples"] * (self.exam.samples_of(self.who) > 1)
+        return all(self._place(folder, self.who.title).exists() for folder in folders)
 
     def rounds(self) -> list[list[str]]:
         """Its first answers and, of those that refine, all rounds."""
-        count = self.exam.settings.rounds if self.who in self.exam.refining else 1
+        count = self.exam.rounds_of(self.who)
         # Another seed for each player: with shared draws a policy would be compared with its own random numbers.
         seed = derive_seed(self.exam.seed, "evaluation", self.who.title)
-        return self._kept(
-            "rounds", self.who.title, lambda: refine(*self._policy, self.exam.prompts, count, self._longest, seed)
-        )
+
+        def longest(chat: Chat, i: int) -> int:
+            prompt = self.exam.prompts[i]
+            return len(chat.prompt(prompt) if count == 1 else chat.follower_prompt(prompt, [0] * self._longest))
+
+        def make(part: slice) -> list[list[str]]:
+            return refine(*self._policy, self.exam.prompts[part], count, self._longest, seed, first_row=part.start)
+
+        return self._kept("rounds", self.who.title, len(self.exam.prompts), longest, make)
 
     def samples(self, rounds: list[list[str]]) -> list[list[str]]:
         """Independent answers; its first ones are among them unless the others are held against those."""
@@ -252,25 +272,78 @@ class Speaker:
         if fresh <= 0:
             return drawn[:count]
         seed = derive_seed(self.exam.seed, "samples", self.who.title)
-        return drawn + self._kept(
-            "samples", self.who.title, lambda: resample(*self._policy, self.exam.prompts, fresh, self._longest, seed)
-        )
+
+        def longest(chat: Chat, i: int) -> int:
+            return len(chat.prompt(self.exam.prompts[i]))
+
+        def make(part: slice) -> list[list[str]]:
+            return resample(*self._policy, self.exam.prompts[part], fresh, self._longest, seed, part.start)
+
+        return drawn + self._kept("samples", self.who.title, len(self.exam.prompts), longest, make, fresh)
 
     def improve(self, leader: str, texts: list[str]) -> list[str]:
         """Its replies to another contestant's first answers to the first so many prompts."""
         seed, prompts = derive_seed(self.exam.seed, "improve", leader, self.who.title), self.exam.prompts[: len(texts)]
         folder = f"improved/by {file_name(self.who.title)}"
-        return self._kept(folder, leader, lambda: improve(*self._policy, prompts, texts, self._longest, seed))
+
+        def longest(chat: Chat, i: int) -> int:
+            return len(chat.follower_prompt(prompts[i], chat.given(texts[i])))
+
+        def make(part: slice) -> list[str]:
+            return improve(*self._policy, prompts[part], texts[part], self._longest, seed, part.start)
+
+        return self._kept(folder, leader, len(prompts), longest, make)
 
     @property
     def _longest(self) -> int:
         return self.who.model.max_new_tokens
 
-    def _kept(self, folder: str, title: str, make: Callable[[], T]) -> T:
-        path = self.exam.folder / folder / f"{file_name(title)}.json"
+    def _place(self, folder: str, title: str) -> Path:
+        return self.exam.folder / folder / f"{file_name(title)}.json"
+
+    def _kept(
+        self,
+        folder: str,
+        title: str,
+        count: int,
+        longest: Callable[[Chat, int], int],
+        make: Callable[[slice], Any],
+        copies: int = 1,
+    ) -> Any:
+        """What is kept under that title, else what ``make`` says of ``count`` prompts, a part of them at a time.
+
+        Each part is kept as it is made, so that a restart goes on after the last one. ``longest`` gives the tokens that
+        prompt i comes to before its last answer, and ``copies`` how often it is sampled.
+        """
+        path = self._place(folder, title)
         if not path.exists():
-            write_json(path, make())
+            chat, found = self._policy[0].chat, []
+            lengths = [longest(chat, i) + self._longest for i in range(count)]
+            for part in parts_of(lengths, TOKENS_AT_ONCE // copies):
+                kept = path.with_suffix(".parts") / f"{part.start}-{part.stop}.json"
+                if not kept.exists():
+                    write_json(kept, make(part))
+                found.append(json.loads(kept.read_text(encoding="utf-8")))
+            write_json(path, joined(found))
+        remove_directory(path.with_suffix(".parts"))
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parts_of(lengths: Sequence[int], tokens: int) -> list[slice]:
+    """Consecutive rows in parts of at most so many tokens, padding included, or of a single row."""
+    bounds, longest = [0], 0
+    for i, length in enumerate(lengths):
+        longest = max(longest, length)
+        if i > bounds[-1] and longest * (i + 1 - bounds[-1]) > tokens:
+            bounds, longest = [*bounds, i], length
+    return [slice(start, stop) for start, stop in pairwise([*bounds, len(lengths)])]
+
+
+def joined(parts: list[list[Any]]) -> list[Any]:
+    """Lists of texts one after the other; of lists of such lists, each."""
+    if isinstance(parts[0][0], str):
+        return [text for part in parts for text in part]
+    return [joined(list(lists)) for lists in zip(*parts, strict=True)]
 
 
 def file_name(title: str) -> str:
@@ -278,8 +351,30 @@ def file_name(title: str) -> str:
     return title.replace("%", "%25").replace("/", "%2F")
 
 
+def own_answers(one: Contestant, exam: Examination) -> None:
+    """Have a contestant's rounds and samples kept, in a process beside others."""
+    speaker = Speaker(one, exam)
+    speaker.samples(speaker.rounds())
+
+
+def sample_side_by_side(exam: Examination) -> None:
+    """Have several contestants answer at the same time where that is faster and memory holds them; else do nothing."""
+    todo = sorted((one for one in exam.contestants if not Speaker(one, exam).kept), key=exam.rounds_of, reverse=True)
+    processes = side_by_side.at_once([one.model.name for one in todo])
+    if processes > 1:
+        side_by_side.run(
+            [partial(own_answers, one, exam) for one in todo],
+            processes,
+            "answers",
+            "policies",
+            len(todo),
+            lambda: sum(Speaker(one, exam).kept for one in todo),
+        )
+
+
 def sample_answers(exam: Examination) -> Answers:
     """All answers that the examination needs."""
+    sample_side_by_side(exam)
     answers = Answers({}, {}, {})
     for one in tqdm(exam.contestants, desc="evaluation", unit="policy"):
         speaker = Speaker(one, exam)
@@ -352,10 +447,9 @@ def length_controlled(exam: Examination, players: dict[str, list[str]], judge: J
         else:
             fit = length_bias(p, ours, theirs, exam.settings.resamples, exam.seed)
             found = {"mean": fit.win_rate, "low": fit.win_rate_low, "high": fit.win_rate_high, "n": fit.n}
-            slope = {"slope": fit.slope, "low": fit.slope_low, "high": fit.slope_high}
+            slope = {"slope": fit.slope, "low": fit.slope_low, "high": fit.slope_high, "n": fit.n}
             bias += [{"row": row, "column": column, **slope}, {"row": column, "column": row, **slope}]
-        back = {"mean": 1 - found["mean"], "low": 1 - found["high"], "high": 1 - found["low"], "n": found["n"]}
-        control += [{"row": row, "column": column, **found}, {"row": column, "column": row, **back}]
+        control += [{"row": row, "column": column, **found}, {"row": column, "column": row, **opposite(found)}]
     return {"length_control": control, "length_bias": bias}
 
 

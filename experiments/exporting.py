@@ -15,8 +15,8 @@ from llm.chat import Chat
 from llm.data import PromptConfig, Split, load_prompts
 from llm.data.sources import open_source, suffix_of
 from llm.embedded import from_pretrained
-from llm.generation import TransformersGenerator
 from llm.lengths import Player, fitting
+from llm.plain_generator import sampler
 from llm.policy import default_device, ends, merged
 from llm.precision import resolve
 from llm.refine import refine
@@ -43,7 +43,7 @@ def to_alpaca_eval(one: Contestant, command: Command) -> str:
     prompts = contestants.prompts_as_trained(command.prompts or "embedded", [command.run])
     rows = instructions(prompts, command.split)
     policy = one.load()
-    generator, rounds = TransformersGenerator(policy), 2 if command.role == "follower" else 1
+    generator, rounds = sampler(policy), 2 if command.role == "follower" else 1
     player = Player.of(policy, one.model.max_new_tokens, follows=rounds > 1)
     rows = [rows[i] for i in fitting([row["instruction"] for row in rows], [player])]
     generator_name = command.name or f"{one.title} {command.role}"

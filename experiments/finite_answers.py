@@ -17,6 +17,7 @@ from experiments.config import FiniteAnswersSweep, build_algorithm
 from llm import finite
 from llm.algorithms import check
 from llm.config import ModelConfig
+from llm.config import identity as train_identity
 from llm.distributed import gathered, join
 from llm.judges.matrix import MatrixJudge
 from llm.lora import LoRA
@@ -87,7 +88,7 @@ def open_run(spec: Algorithm, game: PreferenceMatrix, sweep: FiniteAnswersSweep,
         "seed": sweep.seed,
         "game": game.p.tolist(),
         "model": asdict(sweep.model),
-        "train": asdict(sweep.train),
+        "train": train_identity(sweep.train),
     }
     return Run.open(root, spec.name, config)
 

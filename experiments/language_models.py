@@ -19,6 +19,7 @@ from experiments.config import LanguageModelSweep, PlannedRun, runs_of
 from experiments.reporting import report
 from experiments.reporting.record import TITLES, write_plan
 from llm import algorithms
+from llm.config import identity as train_identity
 from llm.config import load_policy
 from llm.data import load_prompts
 from llm.data.prompts import identity as prompt_identity
@@ -36,9 +37,6 @@ from llm.train import train
 from slhf.algorithms import RLOO, Algorithm
 from slhf.errors import ConfigError
 from slhf.runs import Run, derive_seed, settle, write_json
-
-BYTES_EACH = 5e9
-"""What training the embedded model needs, measured at the quickstart's settings."""
 
 
 @dataclass
@@ -103,17 +101,16 @@ def train_side_by_side(sweeps: list[LanguageModelSweep], workplace: Workplace) -
         for planned in runs_of(sweep)
         if not (run := open_run(planned.spec, planned.sweep, workplace.root)).finished
     }
-    processes = side_by_side.at_once(len(todo), BYTES_EACH) if sweeps[0].model.name == "embedded" else 1
-    if processes == 1:
-        return
-    side_by_side.run(
-        [partial(train_task, planned, Workplace(workplace.root)) for planned, _ in todo.values()],
-        processes,
-        "training",
-        "steps",
-        sum(planned.sweep.train.steps for planned, _ in todo.values()),
-        lambda: sum(len(run.metrics()) for _, run in todo.values()),
-    )
+    processes = side_by_side.at_once([planned.sweep.model.name for planned, _ in todo.values()])
+    if processes > 1:
+        side_by_side.run(
+            [partial(train_task, planned, Workplace(workplace.root)) for planned, _ in todo.values()],
+            processes,
+            "training",
+            "steps",
+            sum(planned.sweep.train.steps for planned, _ in todo.values()),
+            lambda: sum(len(run.metrics()) for _, run in todo.values()),
+        )
 
 
 def check(sweeps: list[LanguageModelSweep]) -> None:
@@ -199,7 +196,7 @@ def config_of(spec: Algorithm, sweep: LanguageModelSweep) -> dict[str, Any]:
         "model": asdict(sweep.model),
         "judge": identity(sweep.judge),
         "prompts": prompt_identity(sweep.prompts),
-        "train": asdict(sweep.train),
+        "train": train_identity(sweep.train),
     }
     if isinstance(spec, RLOO):
         config["reward"] = asdict(sweep.reward)
@@ -281,4 +278,4 @@ def settings_of(trained: TrainedRun) -> dict[str, Any]:
     reward = {f"reward.{key}": value for key, value in asdict(sweep.reward).items()}
     fitted = reward if isinstance(trained.spec, RLOO) else {}
     own = {"seed": sweep.seed, "sharing": sweep.model.sharing}
-    return {**asdict(trained.spec), **own, **asdict(sweep.train), **fitted}
+    return {**asdict(trained.spec), **own, **train_identity(sweep.train), **fitted}

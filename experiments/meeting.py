@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from experiments import contestants, process
 from experiments.config import EvaluationConfig
 from experiments.evaluation import Examination, examine
+from experiments.reporting import results
 from llm.data import load_prompts
 from llm.data.prompts import described
 from llm.judges.config import JudgeConfig, identity
@@ -20,6 +22,7 @@ from llm.lengths import Player, fitting
 from llm.policy import default_device
 from llm.precision import settled
 from slhf.errors import ConfigError
+from slhf.intervals import too_few, with_interval
 from slhf.runs import Run, write_atomically
 
 if TYPE_CHECKING:
@@ -81,14 +84,15 @@ def evaluate(command: Command, named: Sequence[tuple[str, str]], judge: JudgeCon
 
 def tables(result: dict[str, Any]) -> str:
     """The result as Markdown; each cell is ``mean [low, high]``."""
-    base = result["win_rates"][0]["row"]
-    parts = [f"{len(result['prompts'])} prompts; 95 % bootstrap intervals over prompts."]
+    base, count = result["win_rates"][0]["row"], len(result["prompts"])
+    parts = [too_few(count) or f"{count} prompts; 95 % bootstrap intervals over prompts."]
     for key, (heading, row, column) in SECTIONS.items():
         if key in result:
             frame = pd.DataFrame(result[key])
             if key == "parity":
                 frame["name"] = frame["policy"] + ", " + frame["method"]
-            parts += [f"## {heading.format(base=base)}", pivot(frame, row, column)]
+            remarks = results.remarks(result[key], pairs=(row, column) == ("row", "column"))
+            parts += [f"## {heading.format(base=base)}", pivot(frame, row, column), *(r.text for r in remarks)]
     if "cycles" in result:
         facts = {key: value for key, value in result["cycles"].items() if value is not None}
         parts += ["## Cycles among samples", "\n".join(f"- {key}: {value}" for key, value in facts.items())]
@@ -99,7 +103,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def pivot(frame: pd.DataFrame, row: str, column: str) -> str:
     """One cell for each pair, in order of first appearance."""
-    cells = [f"{r['mean']:.3f} [{r['low']:.2f}, {r['high']:.2f}]" for r in frame.to_dict("records")]
+    cells = [with_interval(r) for r in frame.replace({np.nan: None}).to_dict("records")]
     table = frame.assign(cell=cells).pivot(index=row, columns=column, values="cell")
     rows, columns = frame[row].unique(), frame[column].unique()
     if set(rows) == set(columns):

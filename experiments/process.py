@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 import tyro
 
 from slhf.errors import SLHFError
@@ -86,10 +87,11 @@ def threads(count: int) -> Iterator[None]:
 def keep_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the system after every step.
 
-    Training allocates and frees the same few hundred megabytes again and again; faulting them in anew costs
-    about a quarter of an update on a virtual machine.
+    Training on a CPU allocates and frees the same few hundred megabytes again and again; faulting them in anew costs
+    about a quarter of an update on a virtual machine. Where a GPU computes, nothing would be used again: the process
+    would hold on to all that a model took while it was loaded, 16 GB for 8 billion parameters.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if platform.libc_ver()[0] == "glibc" and not torch.cuda.is_available():
         libc = ctypes.CDLL(None)
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
             libc.mallopt(option, value)

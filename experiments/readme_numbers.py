@@ -1,4 +1,4 @@
-"""``python experiments/readme_numbers.py runs/quickstart``: put the numbers of a finished sweep into the README."""
+"""``python experiments/readme_numbers.py runs/quickstart``: put the numbers of finished sweeps into the README."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,25 +16,38 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from experiments import process  # noqa: E402
+from experiments.reporting.conclusions import prompts_of, sentences  # noqa: E402
 from experiments.reporting.record import SweepRecord, read_sweep  # noqa: E402
 from experiments.reporting.report import headline_text  # noqa: E402
 from slhf.errors import InvalidData  # noqa: E402
 from slhf.runs import write_atomically  # noqa: E402
 
-BEGIN = "<!-- quickstart numbers: written by experiments/readme_numbers.py -->"
-END = "<!-- end of quickstart numbers -->"
+WIDTH = 118
+"""Of the README's lines."""
+HOUR = ROOT / "experiments" / "results" / "hour"
+"""The committed results of the long run."""
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines between which the numbers of a sweep stand."""
+    return f"<!-- {name} numbers: written by experiments/readme_numbers.py -->", f"<!-- end of {name} numbers -->"
 
 
 @dataclass(frozen=True)
 class Command:
-    """Write what `make run` prints at its end into the README, between its two markers.
+    """Write the results of sweeps into the README: the table and the sentences that their numbers support.
+
+    Of the sweep in RUNS_DIR what `make run` prints at its end, and the sentences of its report, between the two markers
+    "quickstart numbers"; of the committed long run the sentences, between "hour numbers". Without RUNS_DIR the latter
+    alone.
 
     Examples:
       python experiments/readme_numbers.py runs/quickstart
       python experiments/readme_numbers.py runs/quickstart --check
+      python experiments/readme_numbers.py --check
     """
 
-    runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
+    runs_dir: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUNS_DIR]")] = None
     """The directory of a finished sweep."""
     readme: Path = ROOT / "README.md"
     """The file with the markers."""
@@ -49,43 +62,67 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(command: Command) -> None:
     """Write the numbers, or check them."""
-    before = command.readme.read_text(encoding="utf-8")
-    after = with_numbers(before, block(read_sweep(command.runs_dir)), command.readme)
-    if command.check and after != before:
-        raise InvalidData(f"{command.readme} does not show the numbers of {command.runs_dir}; write them again.")
+    before = after = command.readme.read_text(encoding="utf-8")
+    if command.runs_dir is not None:
+        after = with_numbers(after, "quickstart", block(read_sweep(command.runs_dir)), command.readme)
+        if command.check and after != before:
+            raise InvalidData(f"{command.readme} does not show the numbers of {command.runs_dir}; write them again.")
+    found, after = after, with_numbers(after, "hour", told(read_sweep(HOUR)), command.readme)
+    if command.check and after != found:
+        raise InvalidData(f"{command.readme} does not show the numbers of {HOUR}; write them again.")
     if not command.check:
         write_atomically(command.readme, after)
 
 
 def block(sweep: SweepRecord) -> str:
-    """What the sweep printed, indented as code, and where it ran.
+    """What the sweep printed, indented as code, what it shows, and where it ran.
+
+    Raises:
+        InvalidData: it is not finished.
+    """
+    printed = headline_text(evaluated(sweep)["win_rates"], Path("runs") / sweep.name / "report.md")
+    return f"{textwrap.indent(printed.strip(), ' ' * 4)}\n\n{told(sweep)}"
+
+
+def told(sweep: SweepRecord) -> str:
+    """The sentences that the numbers of the sweep support, as a list, and where they were measured.
+
+    Raises:
+        InvalidData: it is not finished.
+    """
+    evaluation = evaluated(sweep)
+    items = [textwrap.fill(item, WIDTH, initial_indent="- ", subsequent_indent="  ") for item in sentences(evaluation)]
+    first = sweep.runs[0]
+    where = (
+        f"*Measured at commit {first.environment['commit']} with torch {first.environment['torch']} on "
+        f"{first.environment['cpus']} CPUs; seed {first.config['seed']}, {prompts_of(evaluation)} held-out prompts.*"
+    )
+    return "\n\n".join(["\n".join(items), where])
+
+
+def evaluated(sweep: SweepRecord) -> dict[str, Any]:
+    """The evaluation of a finished sweep.
 
     Raises:
         InvalidData: it is not finished.
     """
     if sweep.evaluation is None or not sweep.finished:
         raise InvalidData(f"The sweep {sweep.name} is not finished; the README shows only numbers of whole sweeps.")
-    printed = headline_text(sweep.evaluation["win_rates"], Path("runs") / sweep.name / "report.md")
-    first = sweep.runs[0]
-    where = (
-        f"*Measured at commit {first.environment['commit']} with torch {first.environment['torch']} on "
-        f"{first.environment['cpus']} CPUs; seed {first.config['seed']}, {len(sweep.evaluation['prompts'])} "
-        "held-out prompts.*"
-    )
-    return f"{textwrap.indent(printed.strip(), ' ' * 4)}\n\n{where}"
+    return sweep.evaluation
 
 
-def with_numbers(readme: str, numbers: str, path: Path) -> str:
-    """The README with what is between the markers replaced.
+def with_numbers(readme: str, name: str, numbers: str, path: Path) -> str:
+    """The README with what is between the markers of a sweep replaced.
 
     Raises:
         InvalidData: it does not hold each marker once, in order.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise InvalidData(f"{path} must hold the lines {BEGIN} and {END} once each, in this order.")
-    return f"{before}{BEGIN}\n\n{numbers}\n\n{END}{after}"
+    first, last = marks(name)
+    before, begin, rest = readme.partition(first)
+    _, end, after = rest.partition(last)
+    if not (begin and end) or first in rest or last in before + after:
+        raise InvalidData(f"{path} must hold the lines {first} and {last} once each, in this order.")
+    return f"{before}{first}\n\n{numbers}\n\n{last}{after}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import places, process
+from experiments.config import read_judge
 from llm import embedded
 from llm.precision import Dtype
 from slhf.errors import InvalidParameter
@@ -31,7 +32,8 @@ class Command:
 
     Examples:
       python experiments/refine.py prompts.txt
-      echo "Why is the sky blue?" | python experiments/refine.py - --rounds 4 --judge
+      echo "Why is the sky blue?" | python experiments/refine.py - --rounds 4
+      python experiments/refine.py prompts.txt --judge attributes
       python experiments/refine.py prompts.jsonl --leader runs/quickstart/stackelberg_gda-HASH --out refined.jsonl
       python experiments/refine.py prompts.jsonl --leader MODEL --follower runs/quickstart/stackelberg_gda-HASH
       python experiments/refine.py answered.jsonl --follower runs/quickstart/stackelberg_gda-HASH
@@ -60,8 +62,9 @@ class Command:
     """Prompts at a time."""
     seed: int = 0
     """Of all draws; each prompt draws from a stream of its own."""
-    judge: bool = False
-    """In the end, print how often each round is preferred to round 1 by the judge of text attributes."""
+    judge: str | None = None
+    """In the end, print how often this judge prefers each round to round 1: KIND[,KEY=VALUE...], such as attributes or
+    python,target=my_judge.py:prefer."""
 
 
 def main(arguments: list[str] | None = None, prog: str = "python experiments/refine.py") -> int:
@@ -73,11 +76,12 @@ def work(command: Command) -> None:
     """Refine, after a look at the environment."""
     embedded.refuse_foreign_llm()
     check_options(command)
+    judge = None if command.judge is None else read_judge(command.judge)
     for title, what in (("Leader", command.leader), ("Follower", command.follower)):
         places.find(title, what or "embedded")
     from experiments import refining  # here: it brings torch and transformers, and nothing above needs them
 
-    refining.run(command)
+    refining.run(command, judge)
 
 
 def check_options(command: Command) -> None:
@@ -86,7 +90,7 @@ def check_options(command: Command) -> None:
     Raises:
         InvalidParameter: naming the option.
     """
-    for name, least in (("rounds", 2 if command.judge else 1), ("batch_size", 1), ("max_new_tokens", 1)):
+    for name, least in (("rounds", 1 if command.judge is None else 2), ("batch_size", 1), ("max_new_tokens", 1)):
         value = getattr(command, name)
         if value is not None and value < least:
             raise InvalidParameter(f"--{name.replace('_', '-')} {value}: must be at least {least}.")

@@ -20,15 +20,15 @@ from llm.data.conversations import Conversations, LeftOut
 from llm.data.prompts import described, prompt_of, single_turn
 from llm.data.selection import Tally
 from llm.data.sources import Table, open_source, text_table
-from llm.evaluate import bootstrap
-from llm.generation import TransformersGenerator
-from llm.judges import ask
-from llm.judges.config import AttributeJudgeConfig
+from llm.evaluate import compare
+from llm.judges.config import JudgeConfig, PythonJudgeConfig
 from llm.judges.loading import load_judge
 from llm.lengths import Player, fitting
+from llm.plain_generator import sampler
 from llm.policy import default_device
 from llm.refine import refine
 from slhf.errors import ConfigError, InvalidData, RunError
+from slhf.intervals import estimate, too_few, with_interval
 from slhf.runs import append, sync, write_json
 from slhf.text import decode, read_text, split_lines
 
@@ -77,16 +77,18 @@ class Task:
         return json.loads(json.dumps({**roles, **numbers}))
 
 
-def run(command: Command) -> None:
+def run(command: Command, judge: JudgeConfig | None) -> None:
     """Read, refine what is not yet there, and judge if asked to."""
     process.prepare()
+    if isinstance(judge, PythonJudgeConfig):
+        load_judge(judge, default_device())  # a mistake in it: now, not after the answers
     task = read_task(command)
     with opened(task) as file:
         done, task = resume(file, task), task.settled()
         if done < len(task.prompts):
             refine_rest(task, file, done)
-    if command.judge:
-        print(verdict(command.out))
+    if judge is not None:
+        print(verdict(command.out, judge))
     print(f"Answers: {command.out}", file=sys.stderr)
 
 
@@ -241,7 +243,7 @@ def answering(task: Task) -> Callable[[int], list[list[str]]]:
 
     def loaded(one: Contestant) -> Callable[..., list[list[str]]]:
         policy, longest = one.load(), one.model.max_new_tokens
-        return partial(refine, policy, TransformersGenerator(policy), max_new_tokens=longest, seed=seed)
+        return partial(refine, policy, sampler(policy), max_new_tokens=longest, seed=seed)
 
     follower = loaded(task.follower)
     leader = None if task.leader is None or task.leader is task.follower else loaded(task.leader)
@@ -256,14 +258,14 @@ def answering(task: Task) -> Callable[[int], list[list[str]]]:
     return answer
 
 
-def verdict(out: Path) -> str:
-    """How each round fares against the first, with the bootstrap's interval over prompts."""
+def verdict(out: Path, config: JudgeConfig) -> str:
+    """How each round fares against the first, with intervals over prompts."""
     rows = [json.loads(line) for line in split_lines(read_text(out))]
-    judge = load_judge(AttributeJudgeConfig(), default_device(), remember=True)
+    judge = load_judge(config, default_device(), remember=True)
     prompts, first, *later = zip(*((prompt_of(row["prompt"]), *row["answers"]) for row in rows), strict=True)
-    lines = [f"Preferred to round 1 (judge of text attributes, {len(rows)} prompts, 95 % bootstrap intervals):"]
+    of = too_few(len(rows)) or f"{len(rows)} prompts, 95 % bootstrap intervals"
+    lines = [f"Preferred to round 1 by the judge of kind {config.kind} ({of.rstrip('.')}):"]
     for number, answers in enumerate(later, 2):
-        p = ask(judge, prompts, answers, first)
-        low, high = bootstrap(p, RESAMPLES, 0)
-        lines.append(f"  round {number}: {p.mean():.3f} [{low:.2f}, {high:.2f}]")
+        found = estimate(compare(judge, prompts, answers, first), RESAMPLES, 0)
+        lines.append(f"  round {number}: {with_interval(found)}")
     return "\n".join(lines)

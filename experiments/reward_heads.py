@@ -34,6 +34,7 @@ from llm.reward_training import (
 )
 from slhf import figures
 from slhf.errors import InvalidData
+from slhf.intervals import too_few, with_interval
 from slhf.runs import Run, content_hash, derive_seed, remove_directory, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def table(result: dict[str, Any]) -> str:
             "attribute": row["attribute"],
             "trained on": result["train"][row["attribute"]],
             "held out": f"{row['comparisons']} of {row['conversations']} conversations",
-            "accuracy": f"{row['accuracy']:.3f} [{row['low']:.2f}, {row['high']:.2f}]",
+            "accuracy": with_interval({**row, "mean": row["accuracy"], "n": row["conversations"]}),
             "by length alone": f"{row['by_length']:.3f}",
             "log loss": f"{row['log_loss']:.3f}",
             "calibration error": f"{row['calibration_error']:.3f}",
@@ -201,6 +202,7 @@ def draw(path: Path, rows: Sequence[HeldOut]) -> None:
 def report(command: Command, config: RewardTrainConfig, dtype: str, result: dict[str, Any], path: Path) -> str:
     """The whole of ``report.md``."""
     heads = ", ".join(result["train"])
+    remark = too_few(min(row["conversations"] for row in result["heldout"]), "held-out conversations")
     layers = "all layers" if config.lora.layers is None else f"the last {config.lora.layers} layers"
     left_out = f" {result['left_out']} comparisons were left out, being too long for the model." * bool(
         result["left_out"]
@@ -216,7 +218,9 @@ One LoRA reward head for each of {heads} on `{command.model}` ({dtype}): rank {c
 {table(result)}
 
 Accuracy is the share of comparisons that a head orders rightly (chance is .5), with a 95 % bootstrap interval over
-conversations. *By length alone* is what always preferring the longer, or always the shorter, answer would reach.
+conversations. {remark}
+
+*By length alone* is what always preferring the longer, or always the shorter, answer would reach.
 The log loss of a coin is {math.log(2):.3f}.
 
 ## Calibration

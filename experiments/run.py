@@ -51,6 +51,8 @@ class Command:
     """Where run directories and the report go."""
     plan: bool = False
     """Run nothing; print an estimate of memory and time for each run, on one 80 GB GPU."""
+    here: bool = False
+    """With --plan: on this machine's processor instead, whose speed is measured in a few seconds."""
     json: bool = False
     """With --plan: print JSON instead of a table."""
     executor: Literal["local", "slurm"] | None = None
@@ -88,6 +90,8 @@ def check_options(command: Command) -> None:
     """
     if command.json and not command.plan:
         raise ConfigError("--json goes with --plan.")
+    if command.here and not command.plan:
+        raise ConfigError("--here goes with --plan.")
     if command.slurm and command.executor != "slurm":
         raise ConfigError("--slurm goes with --executor slurm.")
     if command.at_once is not None and (command.executor is None or command.at_once < 1):

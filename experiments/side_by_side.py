@@ -29,22 +29,26 @@ Task = Callable[[], Any]
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]"
 POLL_SECONDS = 0.5
 KILLED = (
-    "A process that trained was killed, as systems do that run out of memory. Close other programs, then start the "
-    "same command again: it goes on from the last checkpoint."
+    "A process was killed at work, as systems do that run out of memory. Close other programs, then start "
+    "the same command again: what is finished is not repeated."
 )
+BYTES_EACH = 5e9
+"""What training the embedded model needs: 3.7 GB at the quickstart's settings, and some room."""
 
 
-def at_once(tasks: int, bytes_each: float) -> int:
-    """How many tasks run at a time: no more than there are cores and than memory holds; 1 where a GPU computes.
+def at_once(models: Sequence[str]) -> int:
+    """How many tasks run at a time: no more than there are cores and than memory holds.
+
+    One, where a GPU computes, where a launcher started several processes already, or where a model is not the embedded
+    one: of others nobody knows here what memory they need.
 
     Args:
-        tasks: how many there are.
-        bytes_each: the memory that one needs.
+        models: the model of each task.
     """
-    if torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1 or set(models) != {"embedded"}:
         return 1
-    memory = int(psutil.virtual_memory().available // bytes_each)
-    return max(1, min(tasks, torch.get_num_threads(), memory))
+    memory = int(psutil.virtual_memory().available // BYTES_EACH)
+    return max(1, min(len(models), torch.get_num_threads(), memory))
 
 
 def run(tasks: Sequence[Task], processes: int, title: str, unit: str, total: int, done: Callable[[], float]) -> None:

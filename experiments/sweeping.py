@@ -21,7 +21,7 @@ def work(command: Command, sweeps: list[Sweep]) -> str | None:
     """Run the sweeps or estimate them; returns what to print, None in all processes but the first."""
     process.prepare()
     if command.plan:
-        return show_plan(sweeps, command.json)
+        return show_plan(sweeps, command.json, command.here)
     return run_as_jobs(sweeps, command) if command.executor else run_here(sweeps, command.out)
 
 
@@ -51,9 +51,9 @@ def run_as_jobs(sweeps: list[Sweep], command: Command) -> str:
     return cluster.run_jobs(last, executor, cluster.POLL_SECONDS[kind])[0]
 
 
-def show_plan(sweeps: list[Sweep], as_json: bool) -> str:
+def show_plan(sweeps: list[Sweep], as_json: bool, here: bool = False) -> str:
     """The estimates of all runs, as a table or JSON."""
-    estimates = plan.plan(language_model_sweeps(sweeps))
+    estimates = plan.plan(language_model_sweeps(sweeps), plan.this_machine() if here else plan.GPU)
     if as_json:
         return json.dumps([estimate.to_json() for estimate in estimates], indent=2)
     return plan.table(estimates)

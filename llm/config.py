@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm.lora import LoRA
 from llm.precision import Dtype
@@ -101,6 +101,27 @@ class TrainConfig:
             )
         if self.schedule not in ("constant", "linear", "cosine"):
             raise InvalidParameter(f"TrainConfig.schedule = {self.schedule!r}: must be constant, linear or cosine.")
+
+
+BOUNDS = (
+    "tokens_per_micro_batch",
+    "gradient_checkpointing",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_every",
+    "timeout_minutes",
+    "trackers",
+)
+"""Settings of a training that bound its memory, disk or time, and do not change what is learned."""
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """What the learned policy depends on: a run is named by it, and goes on after any other setting has changed.
+
+    So a run that ran out of memory goes on from its checkpoint with smaller micro-batches; its gradients are the
+    same up to rounding.
+    """
+    return {name: value for name, value in asdict(config).items() if name not in BOUNDS}
 
 
 def load_policy(model: ModelConfig, adapter: Path | None, seed: int, device: str) -> Policy:

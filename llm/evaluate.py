@@ -17,10 +17,8 @@ from tqdm import tqdm
 
 from llm.judges import Judge, ask
 from slhf.errors import InvalidData
-from slhf.runs import derive_seed
+from slhf.intervals import estimate, opposite
 
-LEVEL = 0.95
-"""Coverage of the intervals."""
 COMPARISONS_AT_ONCE = 128
 """Most comparisons in one call of a judge, so that a local one reads batches that fit its memory."""
 
@@ -29,13 +27,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often ``row`` is preferred to ``column``, over n prompts, with a bootstrap interval."""
+    """How often ``row`` is preferred to ``column``, over n prompts, with a bootstrap interval (None: too few)."""
 
     row: str
     column: str
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
     def to_json(self) -> dict[str, Any]:
@@ -108,22 +106,6 @@ def round_robin(
             raise InvalidData(f"{player} has {len(texts)} answers for {len(prompts)} prompts.")
     rates = []
     for row, column in combinations(answers, 2):
-        p = compare(judge, prompts, answers[row], answers[column])
-        low, high = bootstrap(p, resamples, seed)
-        rates.append(WinRate(row, column, float(p.mean()), low, high, len(p)))
-        rates.append(WinRate(column, row, float(1 - p.mean()), 1 - high, 1 - low, len(p)))
+        found = estimate(compare(judge, prompts, answers[row], answers[column]), resamples, seed)
+        rates += [WinRate(row, column, **found), WinRate(column, row, **opposite(found))]
     return rates
-
-
-def bootstrap(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` (n,) at the level ``LEVEL``."""
-    rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def estimate(values: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
-    """The mean of ``values`` (n,), one a prompt, with its :func:`bootstrap` interval: mean, low, high, n."""
-    low, high = bootstrap(values, resamples, seed)
-    return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}

@@ -125,12 +125,12 @@ class Collector:
             replies: m, see :class:`Experience`.
             session: where they were sampled; its trunk is used if it has one.
         """
+        batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
+        rows = [[token for ids, _ in segments for token in ids] for segments in conversations]
+        trunk = session.trunk(rows) if session is not None else None  # first: it ends the session, and its cache goes
         with self.phase("judge"):
             judged = torch.as_tensor(signal(texts), dtype=torch.float32, device=self.policy.device)
         with self.phase("reference"), self.policy.reference():
-            batch = TokenBatch.pack(conversations, self.policy.pad, self.policy.device)
-            rows = [[token for ids, _ in segments for token in ids] for segments in conversations]
-            trunk = session.trunk(rows) if session is not None else None
             if trunk is None:
                 trunk = read_trunk(self.policy, batch, self.tokens_per_micro_batch)
             reference = logprobs(self.policy, batch, self.tokens_per_micro_batch, trunk)

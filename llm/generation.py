@@ -7,6 +7,7 @@ log-probabilities of training belong to another distribution.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ BLOCK = 128
 """Tokens of the vocabulary summed together while drawing."""
 COMPACT = 1 / 8
 """The share of finished conversations at which they leave the batch."""
+WIDTH = 128
+"""Compiled decoding rounds the length of its cache up to a multiple of this, so that it seldom meets a new shape."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Session(Protocol):
     def trunk(self, conversations: list[list[int]]) -> Tensor | None:
         """What ``policy.trunk`` would make of these conversations, (B, T, d), if they are this session's.
 
-        None if they are not, or if sampling has not made it.
+        None if they are not, or if sampling has not made it. The session lets go of its cache: it has done its work.
         """
 
 
@@ -186,7 +189,10 @@ class RaggedCache(Cache):
         store[self.index, :, self.positions] = new.transpose(1, 2)
 
     def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.keys, self.values = list(map(change, self.keys)), list(map(change, self.values))
+        """One layer after the other, so that what is replaced is never held beside all of what replaces it."""
+        for store in (self.keys, self.values):
+            for i in range(len(store)):
+                store[i] = change(store[i])
         self.lower = change(self.lower) if len(self.lower) else self.lower
 
 
@@ -227,6 +233,8 @@ class TransformersSession:
         self.conversations: list[list[int]] = []
         self.read: list[int] = []
         """How many tokens of each conversation are in the caches."""
+        self.order: list[int] = []
+        """Whose conversation is in row i of the caches; decoding moves finished ones behind the others."""
         self.reader = ""
         """The adapter that read them."""
         self.copies = 1
@@ -256,17 +264,19 @@ class TransformersSession:
 
     def trunk(self, conversations: list[list[int]]) -> Tensor | None:
         """See :class:`Session`. It is 0 for the last token of each, which has not been read and which none follows."""
-        lower = next(iter(self.caches.values())).lower
-        if conversations != self.conversations or not len(lower):
+        cache = next(iter(self.caches.values()), None)
+        self.caches, self.reader = {}, ""  # to sample again would mean to read all again
+        if cache is None or not len(cache.lower) or conversations != self.conversations:
             return None
-        return lower[:, 0, : max(map(len, conversations))]
+        lower = cache.lower[:, 0, : max(map(len, conversations))]
+        return lower if self.order == sorted(self.order) else lower[self._tensor(self._places())]
 
     def _decode(self, logits: Tensor, streams: Tensor) -> list[Sample]:
         """Draw until every conversation has ended; finished ones move behind the others and are left out."""
         ends, steps = self.policy.chat.ends, streams.shape[1]
         samples = [Sample([], []) for _ in self.conversations]
         ended = [False] * len(samples)
-        order, live = list(range(len(samples))), len(samples)  # order[i]: whose conversation is in row i of the caches
+        order, live = self.order, len(samples)
         for step in range(steps):
             tokens, logp = draw(logits, streams[order[:live], step])
             for row, token, value in zip(order[:live], tokens.tolist(), logp.tolist(), strict=True):
@@ -282,8 +292,6 @@ class TransformersSession:
             logits = self._next_logits(slice(0, live), tokens[:, None], [self.read[row] for row in order[:live]], True)
             for row in order[:live]:
                 self.read[row] += not ended[row]
-        if order != sorted(order):
-            self._select(sorted(range(len(order)), key=order.__getitem__))
         return samples
 
     def _compact(self, tokens: Tensor, order: list[int], ended: list[bool], live: int) -> Tensor:
@@ -300,37 +308,51 @@ class TransformersSession:
         return tokens[:live]
 
     def _catch_up(self, adapter: str, room: int) -> Tensor:
-        """Read what has not been read yet, then repeat; the logits of the next token, (B, V), float32."""
+        """Read what has not been read yet, then repeat; logits (B, V) of the next token, in the caches' order."""
         if adapter != self.reader:
             trunk = 0 if self.generator.compile else frozen_layers(self.policy.decoder)
             self.caches = {on: RaggedCache(trunk) for on in self.weights}
             self.read, self.reader = [0] * len(self.conversations), adapter
-        rows = list(range(len(self.conversations)))
+            self.order = list(range(len(self.conversations)))
+        count = len(self.conversations)
         columns = max(map(len, self.conversations)) + room
         shared = common_prefix(self.conversations)
-        if not any(self.read) and len(rows) > 1 and shared > 0:  # such as a system prompt: read once
+        if not any(self.read) and count > 1 and shared > 0:  # such as a system prompt: read once
             self._reserve(1, columns)
             self._next_logits(slice(0, 1), self._tensor([self.conversations[0][:shared]]), [0])
-            self._select([0] * len(rows))
-            self.read = [shared] * len(rows)
-        pending = [tokens[start:] for tokens, start in zip(self.conversations, self.read, strict=True)]
-        self._reserve(len(rows), columns + max(map(len, pending)))
-        logits = torch.empty(0)
-        for part in batches(list(map(len, pending)), READ_TOKENS):
-            length = max(len(pending[row]) for row in part)
-            ids = self._tensor([pending[row] + [self.policy.pad] * (length - len(pending[row])) for row in part])
-            ends = self._tensor([len(pending[row]) - 1 for row in part])
-            at = slice(0, len(rows)) if len(part) == len(rows) else self._tensor(part)
-            new = self._next_logits(at, ids, [self.read[row] for row in part], ends=ends)
-            logits = logits if len(logits) else new.new_empty(len(rows), new.shape[1])
-            logits[at] = new
+            self._select([0] * count)
+            self.read = [shared] * count
+        logits = self._read_pending(columns)
         self.read = list(map(len, self.conversations))
         if self.copies > 1:
-            index = [row for row in rows for _ in range(self.copies)]
+            index = [row for row in self._places() for _ in range(self.copies)]
             self._select(index)
-            self.conversations = [list(self.conversations[row]) for row in index]
-            self.read, logits, self.copies = [self.read[row] for row in index], logits[index], 1
+            self.conversations = [list(tokens) for tokens in self.conversations for _ in range(self.copies)]
+            self.read = list(map(len, self.conversations))
+            self.order, logits, self.copies = list(range(len(index))), logits[index], 1
         return logits
+
+    def _read_pending(self, columns: int) -> Tensor:
+        """Read the rest of each conversation into a cache of at least so many columns; the next token's logits."""
+        starts = [self.read[i] for i in self.order]
+        pending = [self.conversations[i][start:] for i, start in zip(self.order, starts, strict=True)]
+        parts = batches(list(map(len, pending)), READ_TOKENS)
+        lengths = [max(len(pending[row]) for row in part) for part in parts]
+        reach = [start + n for part, n in zip(parts, lengths, strict=True) for start in (starts[row] for row in part)]
+        self._reserve(len(pending), max(columns, *reach))
+        logits = torch.empty(0)
+        for part, length in zip(parts, lengths, strict=True):
+            ids = self._tensor([pending[row] + [self.policy.pad] * (length - len(pending[row])) for row in part])
+            ends = self._tensor([len(pending[row]) - 1 for row in part])
+            at = slice(0, len(pending)) if len(part) == len(pending) else self._tensor(part)
+            new = self._next_logits(at, ids, [starts[row] for row in part], ends=ends)
+            logits = logits if len(logits) else new.new_empty(len(pending), new.shape[1])
+            logits[at] = new
+        return logits
+
+    def _places(self) -> list[int]:
+        """In which row of the caches each conversation is."""
+        return sorted(range(len(self.order)), key=self.order.__getitem__)
 
     def _next_logits(
         self, rows: Any, ids: Tensor, starts: list[int], decoding: bool = False, ends: Tensor | None = None
@@ -351,6 +373,8 @@ class TransformersSession:
         return geometric_mixture(logits[True].log_softmax(-1), logits[False].log_softmax(-1), mixture=self.mixture)
 
     def _reserve(self, rows: int, columns: int) -> None:
+        if self.generator.compile:
+            columns = math.ceil(columns / WIDTH) * WIDTH
         for cache in self.caches.values():
             cache.reserve(rows, columns)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 from torch.nn.functional import pad
@@ -96,6 +97,7 @@ class Policy:
         temperature: the sampling temperature; every log-probability is taken at it, so that the policy that
             is trained is the one that is sampled.
         steps: how many steps of an optimiser this object has seen; see ``llm.optimise.make_optimizer``.
+        scored: whether it may be asked for log-probabilities; else only for answers, see ``llm.plain_generator``.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Policy:
         temperature: float = 1.0,
         sharing: Sharing = "one",
         frozen: Any = None,
+        scored: bool = True,
     ) -> None:
         if not temperature > 0:
             raise InvalidParameter(f"The sampling temperature must be positive, got {temperature}.")
@@ -118,9 +121,12 @@ class Policy:
         self.sharing = sharing
         self.pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.chat.eos
         self._names = self._trainable_names()
+        self._adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         self.adapter = ""
         self._activate(OWN)
-        self._check_head(causal)
+        self.scored = scored
+        if scored:
+            self._check_head(causal)
 
     @classmethod
     def load(
@@ -182,11 +188,13 @@ class Policy:
     ) -> Policy:
         """A model to be sampled and not trained: its own reference, with any ``adapter`` merged into its weights.
 
+        It may be of any architecture; it is not scored (``scored`` is False).
+
         Raises:
             MissingResource, ConfigError: as :func:`merged` does.
         """
         model = merged(name, adapter, resolve(dtype, device)).to(device)
-        return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model)
+        return cls(model, from_pretrained(AutoTokenizer, name), temperature, "one", model, scored=False)
 
     @property
     def full(self) -> bool:
@@ -304,6 +312,8 @@ class Policy:
         for adapter in (OWN, FOLLOWER) if self.sharing == "two" else (OWN,):
             self.model.set_adapter(adapter)
             names[adapter] = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        for name, p in self.model.named_parameters():  # of all adapters together, whichever is active
+            p.requires_grad_(name in set().union(*names.values()))
         return names
 
     @contextmanager
@@ -317,21 +327,22 @@ class Policy:
             self._activate(before)
 
     def _activate(self, adapter: str) -> None:
-        """Make ``adapter`` the one that computes. All that is trained keeps requires_grad, which peft would toggle."""
+        """Make ``adapter`` the one that computes.
+
+        A mixture does so twice for every token. ``peft``'s own methods walk all modules and all parameters, and toggle
+        requires_grad of what is trained; so the layers' flags are set here.
+        """
         if adapter == self.adapter:
             return
         if self.full:
             causal = self._frozen if adapter == REFERENCE else self.model
         else:
             causal = self.model.get_base_model()
-            if adapter == REFERENCE and REFERENCE not in self.model.peft_config:
-                self.model.base_model.disable_adapter_layers()
-            else:
-                self.model.base_model.enable_adapter_layers()
-                self.model.set_adapter(adapter)
-            trained = set().union(*self._names.values())
-            for name, p in self.model.named_parameters():
-                p.requires_grad_(name in trained)
+            off = adapter == REFERENCE and REFERENCE not in self.model.peft_config
+            for layer in self._adapted:
+                layer._disable_adapters = off
+                if not off:
+                    layer._active_adapter = [adapter]
         self.decoder, self.head = causal.get_decoder(), causal.get_output_embeddings()
         self.adapter = adapter
 

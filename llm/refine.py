@@ -71,17 +71,32 @@ def refine(
 
 
 def improve(
-    policy: Policy, generator: Generator, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int, seed: int
+    policy: Policy,
+    generator: Generator,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    max_new_tokens: int,
+    seed: int,
+    first_row: int = 0,
 ) -> list[str]:
-    """The Follower's replies to anyone's answers, one text each."""
-    return refine(policy, generator, prompts, 2, max_new_tokens, seed, first=answers)[1]
+    """The Follower's replies to anyone's answers, one text each; ``first_row`` as in :func:`refine`."""
+    return refine(policy, generator, prompts, 2, max_new_tokens, seed, first=answers, first_row=first_row)[1]
 
 
 def resample(
-    policy: Policy, generator: Generator, prompts: Sequence[str], count: int, max_new_tokens: int, seed: int
+    policy: Policy,
+    generator: Generator,
+    prompts: Sequence[str],
+    count: int,
+    max_new_tokens: int,
+    seed: int,
+    first_row: int = 0,
 ) -> list[list[str]]:
-    """``count`` independent answers of the Leader to each prompt: lists of ``len(prompts)`` texts."""
+    """``count`` independent answers of the Leader to each prompt: lists of ``len(prompts)`` texts.
+
+    ``first_row`` as in :func:`refine`.
+    """
     session = generator.open([policy.chat.prompt(x) for x in prompts])
     session.repeat(count)
-    texts = [policy.chat.text(y.ids) for y in session.sample(max_new_tokens, seed)]
+    texts = [policy.chat.text(y.ids) for y in session.sample(max_new_tokens, seed, first_row=first_row * count)]
     return [texts[i::count] for i in range(count)]

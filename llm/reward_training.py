@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from llm import checkpoint
 from llm.data import Comparison, Message
-from llm.evaluate import LEVEL
 from llm.lora import LoRA
 from llm.prefix_tree import Tree, TreeBatch, plant
 from llm.reward_heads import RewardHeads, batches
 from slhf.errors import InvalidData, InvalidParameter, TrainingError, require_at_least
+from slhf.intervals import LEAST, LEVEL, Bounds, percentile
 from slhf.runs import Run, derive_seed, write_directory
 
 KEPT_BYTES = 2**30
@@ -281,7 +281,7 @@ class HeldOut:
         attribute: whose head.
         comparisons, conversations: how many.
         accuracy, low, high: the share it orders rightly (ties one half), with a bootstrap interval over
-            conversations: comparisons of the same conversation are not independent.
+            conversations (comparisons of the same one are not independent); None where they are too few.
         by_length: accuracy of preferring always the longer, or always the shorter answer, whichever is right more
             often on these very comparisons: what length alone explains, and a little more.
         log_loss: mean of -log p(chosen > rejected), in nats; ln 2 for a coin.
@@ -293,8 +293,8 @@ class HeldOut:
     comparisons: int
     conversations: int
     accuracy: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     by_length: float
     log_loss: float
     calibration_error: float
@@ -340,18 +340,19 @@ def hold_out(heads: RewardHeads, judged: Sequence[Judged], resamples: int, seed:
     return found, left_out
 
 
-def cluster_bootstrap(values: np.ndarray, owner: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentile interval at ``LEVEL`` of the mean of ``values`` (n,), whole clusters, ``owner`` (n,), resampled."""
+def cluster_bootstrap(values: np.ndarray, owner: np.ndarray, resamples: int, seed: int) -> Bounds:
+    """Percentile interval of the mean of ``values`` (n,), whole clusters, ``owner`` (n,), resampled; of few none."""
     _, cluster = np.unique(owner, return_inverse=True)
     sums, counts = np.bincount(cluster, values), np.bincount(cluster)
+    if len(counts) < LEAST:
+        return None, None
     rng = np.random.default_rng(derive_seed(seed, "reward bootstrap"))
     group = max(1, NUMBERS_AT_A_TIME // len(counts))
     means = []
     for start in range(0, resamples, group):
         drawn = rng.integers(len(counts), size=(min(group, resamples - start), len(counts)))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return percentile(np.concatenate(means))
 
 
 def reliability_bins(confidence: np.ndarray, right: np.ndarray, count: int = 10) -> list[dict[str, float]]:

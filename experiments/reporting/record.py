@@ -33,6 +33,13 @@ TITLES = {
 """How an algorithm's policy is called in tables."""
 
 
+ROLES = ("", " Leader", " Follower", " as Follower")
+"""How the names of a policy's players end."""
+
+PLAYERS = ("row", "column", "policy", "leader", "follower", "candidates")
+"""What in a row of an evaluation names a player."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One training run."""
@@ -130,7 +137,7 @@ def read_sweep(root: Path) -> SweepRecord:
     evaluation = _read(root / finished[-1] / "finished.json", ("win_rates", "answers")) if finished else None
     known = {run.directory for run in runs}
     others = [name for name in training if name not in known]
-    return SweepRecord(root.resolve().name, runs, evaluation, bool(titles), others)
+    return with_timescales(SweepRecord(root.resolve().name, runs, evaluation, bool(titles), others))
 
 
 def read_run(path: Path, title: str = "") -> RunRecord:
@@ -167,6 +174,37 @@ def titled(runs: Sequence[RunRecord]) -> list[RunRecord]:
         ]
         named.append(replace(run, title=f"{run.title} ({', '.join(differing)})" if differing else run.title))
     return named
+
+
+def with_timescales(sweep: SweepRecord) -> SweepRecord:
+    """The sweep with the timescale κ in the title of every run that has one, and in the names of its players."""
+    titles = {
+        run.title: f"{run.title} κ={run.config['timescale']:g}"
+        for run in sweep.runs
+        if run.config.get("timescale") is not None and "κ" not in run.title and "timescale" not in run.title
+    }
+    names = {f"{old}{role}": f"{new}{role}" for old, new in titles.items() for role in ROLES}
+    runs = [replace(run, title=titles.get(run.title, run.title)) for run in sweep.runs]
+    return replace(sweep, runs=runs, evaluation=sweep.evaluation and renamed(sweep.evaluation, names))
+
+
+def renamed(evaluation: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """An evaluation in which players are called otherwise, old name -> new; concepts of that name are none."""
+
+    def of_row(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: names.get(value, value) if key in PLAYERS else value for key, value in row.items()}
+
+    found: dict[str, Any] = {}
+    for key, value in evaluation.items():
+        if key in ("answers", "verdicts", "attributes"):
+            found[key] = {names.get(name, name): own for name, own in value.items()}
+        elif key == "cycles":
+            found[key] = {**value, "players": [names.get(name, name) for name in value["players"]]}
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            found[key] = list(map(of_row, value))
+        else:
+            found[key] = value
+    return found
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.reporting import conclusions, render, results, training
-from experiments.reporting.record import RunRecord, SweepRecord, read_run, read_sweep
+from experiments.reporting.record import RunRecord, SweepRecord, read_run, read_sweep, with_timescales
+from slhf.intervals import too_few, with_interval
 from slhf.runs import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def write_again(root: Path, out: Path | None) -> Path:
 def write(root: Path, runs: list[TrainedRun], evaluation: dict[str, Any]) -> Path:
     """Write the report of a finished language-model sweep into ``root``; returns the path of ``report.md``."""
     records = [read_run(trained.run.path, trained.title) for trained in runs]
-    return write_record(root, replace(read_sweep(root), runs=records, evaluation=evaluation))
+    return write_record(root, with_timescales(replace(read_sweep(root), runs=records, evaluation=evaluation)))
 
 
 def write_record(out: Path, sweep: SweepRecord) -> Path:
@@ -106,12 +107,13 @@ def headline(path: Path) -> str:
 
 def headline_text(rates: results.Rows, path: Path) -> str:
     """The table of win rates, of many players only against the base model, and where the report is."""
-    table = results.win_rate_table(rates)
+    table, remark = results.win_rate_table(rates), too_few(rates[0]["n"])
+    remark = f"{remark}\n\n" if remark else ""
     if len(table.rows) <= results.MOST_NOTES:
-        return f"Win rate of row over column\n\n{render.table_text(table)}\n\n{where(path)}"
-    rows = [[name, results.with_interval(rate)] for name, rate in results.against_base(rates).items()]
+        return f"Win rate of row over column\n\n{render.table_text(table)}\n\n{remark}{where(path)}"
+    rows = [[name, with_interval(rate)] for name, rate in results.against_base(rates).items()]
     short = render.table_text(render.Table(["", f"over {results.BASE}"], rows))
-    return f"Win rate over the base model (all pairs are in the report)\n\n{short}\n\n{where(path)}"
+    return f"Win rate over the base model (all pairs are in the report)\n\n{short}\n\n{remark}{where(path)}"
 
 
 def where(path: Path) -> str:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.reporting.render import Picture, Section, Table, Text
 from slhf import figures
+from slhf.intervals import bounds, by_chance, side, too_few, with_interval
 
 BASE = "Base"
 """The untrained model, as players are named."""
@@ -23,14 +24,17 @@ SAMPLES = 8
 Rows = Sequence[Mapping[str, Any]]
 
 
-def with_interval(row: Mapping[str, Any]) -> str:
-    """``mean [low, high]``."""
-    return f"{row['mean']:.3f} [{row['low']:.2f}, {row['high']:.2f}]"
+def remarks(rows: Rows, pairs: bool = False) -> list[Text]:
+    """What has to be said below a table of estimates: that there are no intervals, or how many chance would move.
 
-
-def side(row: Mapping[str, Any]) -> str:
-    """Where the interval lies."""
-    return "above" if row["low"] > 0.5 else "below" if row["high"] < 0.5 else "around"
+    Args:
+        rows: what the table shows; estimates that could not vary are not counted.
+        pairs: whether each pair stands there twice, as itself and turned round.
+    """
+    able = [row for row in rows if bounds(row)[0] is not None and row["low"] < row["high"]]
+    few = too_few(min((row["n"] for row in rows if "n" in row), default=len(able)))
+    texts = [few, by_chance(len(able) // (2 if pairs else 1))]
+    return [Text(text) for text in texts if text]
 
 
 def pivot(cells: Mapping[tuple[str, str], str], corner: str, caption: str = "") -> Table:
@@ -66,8 +70,9 @@ def heat_map(rows: Rows, row: str, column: str, ylabel: str, xlabel: str) -> Fig
     clear = np.zeros(values.shape, dtype=bool)
     for r in rows:
         place = names.index(r[row]), across.index(r[column])
-        values[place], clear[place] = r["mean"], side(r) != "around"
-        notes[place[0]][place[1]] = f"[{r['low']:.2f}, {r['high']:.2f}]"
+        values[place], clear[place] = r["mean"], side(r) in ("above", "below")
+        low, high = bounds(r)
+        notes[place[0]][place[1]] = "" if low is None else f"[{low:.2f}, {high:.2f}]"
     roomy = len(across) <= MOST_NOTES
     labels = [figures.wrapped(name) for name in names]
     figure, axes = figures.new_figure(
@@ -109,6 +114,7 @@ def win_rates(evaluation: Mapping[str, Any]) -> Section:
                 "is worth without training."
             ),
             win_rate_table(rates),
+            *remarks(rates, pairs=True),
             Picture(
                 "win_rates",
                 heat_map(rates, "row", "column", "preference for", "over"),
@@ -139,19 +145,21 @@ def length(evaluation: Mapping[str, Any]) -> Section | None:
                 "where longer answers are preferred."
             ),
             Table(["against Base", "win rate", "at equal length", "slope (log-odds)"], rows),
+            *remarks(list(equal.values())),
             Picture(
                 "length_control",
                 forest({"as judged": raw, "at equal length": equal}, "preferred to the base's first answer"),
                 "Win rate over the base model as judged and at equal length, with 95 % intervals.",
             ),
             pivot(cells, "", "All pairs at equal length."),
+            *remarks(evaluation["length_control"], pairs=True),
         ],
     )
 
 
 def slope_text(row: Mapping[str, Any] | None) -> str:
     """A slope with its interval."""
-    return "–" if row is None else f"{row['slope']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return "–" if row is None else with_interval({**row, "mean": row["slope"]}, "+.2f", "+.2f")
 
 
 def leader_follower(evaluation: Mapping[str, Any]) -> Section | None:
@@ -161,13 +169,14 @@ def leader_follower(evaluation: Mapping[str, Any]) -> Section | None:
         return None
     cells = {(r["leader"], r["follower"]): with_interval(r) for r in rows}
     return Section(
-        "Leader × Follower",
+        "Who improves whom",
         [
-            Text("How often the Follower's reply (column) is preferred to the Leader's answer that it saw (row)."),
-            pivot(cells, "Leader \\ Follower"),
+            Text("How often a reply (column: who improves) is preferred to the answer that it saw (row: whose)."),
+            pivot(cells, "answer \\ improved by"),
+            *remarks(rows),
             Picture(
                 "leader_follower",
-                heat_map(rows, "leader", "follower", "Leader's answer", "improved by"),
+                heat_map(rows, "leader", "follower", "answer", "improved by"),
                 "Share of prompts on which the column's reply is preferred to the row's answer that it saw.",
             ),
         ],
@@ -184,10 +193,11 @@ def refinement(evaluation: Mapping[str, Any]) -> Section:
     axes[0, 0].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     blocks: list[Text | Table | Picture] = [
         Text(
-            "Each round's answers against the base model's first answers. Round 1 is the Leader's; the Follower then "
-            "improves on the previous round."
+            "Each round's answers against the base model's first answers. Round 1 is the first answer (of SLHF the "
+            "Leader's); the Follower, or the base model asked to improve, then improves on the previous round."
         ),
         by_number(rounds, "policy", "round", ""),
+        *remarks(rounds),
         Picture("refinement", figure, "Preference over the base's first answers, by round, with 95 % intervals."),
     ]
     if evaluation.get("parity"):
@@ -210,6 +220,7 @@ def parity(rows: Rows) -> list[Text | Table | Picture]:
             "then says how good the choice is, so it is optimistic."
         ),
         by_number(named, "name", "generations", "answers generated"),
+        *remarks(rows),
         Picture("parity", figure, "Preference over the base's first answers by number of generations, 95 % intervals."),
     ]
 
@@ -231,8 +242,9 @@ def curves(rows: Rows, name: str, x: str) -> dict[str, tuple[Any, Any, Any, Any]
 
 
 def triple(rows: Rows) -> tuple[list[float], list[float], list[float]]:
-    """Means, lower and upper ends."""
-    return [row["mean"] for row in rows], [row["low"] for row in rows], [row["high"] for row in rows]
+    """Means, lower and upper ends; NaN where there is no interval, which draws no bar."""
+    lows, highs = zip(*([np.nan if end is None else end for end in bounds(row)] for row in rows), strict=True)
+    return [row["mean"] for row in rows], list(lows), list(highs)
 
 
 def cycles(evaluation: Mapping[str, Any]) -> Section | None:
@@ -268,7 +280,9 @@ def cycle_statistics(found: Mapping[str, Any]) -> list[Text | Table | Picture]:
     }
     rows = [[name, f"{found[key]:.3f}"] for key, name in names.items() if found.get(key) is not None]
     if "low" in found:
-        rows[0][1] = f"{found['share']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
+        rows[0][1] = with_interval(
+            {"mean": found["share"], "n": found["prompts"], "low": found["low"], "high": found["high"]}
+        )
     rows += [[f"prompts whose shortest cycle has {n} answers", str(count)] for n, count in found["lengths"].items()]
     return [
         Text(
@@ -292,6 +306,7 @@ def selection(rows: Rows) -> list[Text | Table | Picture]:
             "chooses also says how good the choice is, so all but one at random are optimistic."
         ),
         pivot(cells, "method"),
+        *remarks(rows),
         Picture(
             "selection",
             forest({"chosen": everyone}, "preferred to the base's first answer"),
@@ -354,12 +369,19 @@ def samples(evaluation: Mapping[str, Any]) -> Section:
 
     tables = [
         Table(
-            ["policy", "answer (of the Leader)", "p", "improved by the Follower", "p"],
+            ["policy", "answer", "p", "improved by the Follower", "p"],
             [[policy, *cells(first, i), *cells(second, i)] for policy, (first, second) in pairs_of(answers).items()],
             f"{i + 1}. {prompt}",
         )
         for i, prompt in enumerate(evaluation["prompts"][:SAMPLES])
     ]
     return Section(
-        "Sample answers", [Text("p is the judge's preference for the answer over the base model's."), *tables]
+        "Sample answers",
+        [
+            Text(
+                "p is the judge's preference for the answer over the base model's. Where there is a Follower, the "
+                "answer is the Leader's."
+            ),
+            *tables,
+        ],
     )

@@ -9,10 +9,14 @@ import pandas as pd
 
 from experiments.reporting.record import RunRecord, SweepRecord
 from experiments.reporting.render import Picture, Section, Table, Text
-from experiments.reporting.results import FOLLOWER, LEADER, against_base, with_interval
+from experiments.reporting.results import FOLLOWER, LEADER, against_base
 from slhf import figures
+from slhf.intervals import with_interval
 
 ROLES = ("leader", "follower")
+ALONE = "the policy"
+"""How curves of a run without a Follower are called."""
+SERIES = ("Leader", "Follower", ALONE)
 HEALTH = {
     "base_loglik": "base log-likelihood (nats per token)",
     "token_entropy": "entropy (nats per token)",
@@ -25,6 +29,11 @@ HEALTH = {
 def started(sweep: SweepRecord) -> list[RunRecord]:
     """The runs with at least one step."""
     return [run for run in sweep.runs if run.steps]
+
+
+def speaker(run: RunRecord, role: str) -> str:
+    """What a role is called: "Leader" or "Follower" where the run has both, "" for the only one."""
+    return role.capitalize() if any(str(name).startswith("follower_") for name in run.metrics) else ""
 
 
 def what_was_run(sweep: SweepRecord) -> Section:
@@ -106,13 +115,13 @@ def learning(sweep: SweepRecord) -> Section | None:
         [
             Text(
                 "The judge's signal is, for SLHF, how often the Follower's reply is preferred to the Leader's answer "
-                "(the Leader lowers what the Follower raises); for RLOO the fitted reward; for the others how often "
-                "the policy is preferred to its opponent. KL is the sum of log pi / pi_ref over an answer: how far "
+                "(the Leader lowers what the Follower raises); for RLOO the reward; for the others how often the "
+                "policy is preferred to its opponent. KL is the sum of log pi / pi_ref over an answer: how far "
                 "training has moved the policy. Both are means over the training batch before each update."
             ),
             Picture(
                 "learning",
-                figures.small_multiples(panels, "step", [role.capitalize() for role in ROLES], free=[signal_name]),
+                figures.small_multiples(panels, "step", SERIES, free=[signal_name]),
                 "What is learned and the KL that is paid for it, over training.",
             ),
         ],
@@ -129,9 +138,9 @@ def signal(run: RunRecord) -> dict[str, tuple[Any, Any]]:
 
 
 def by_role(run: RunRecord, metric: str) -> dict[str, tuple[Any, Any]]:
-    """The curves of ``leader_METRIC`` and ``follower_METRIC``, as far as they are there."""
+    """The curves of ``leader_METRIC`` and ``follower_METRIC``; of a run without a Follower, the policy's."""
     return {
-        role.capitalize(): (run.metrics["step"], run.metrics[f"{role}_{metric}"])
+        speaker(run, role) or ALONE: (run.metrics["step"], run.metrics[f"{role}_{metric}"])
         for role in ROLES
         if f"{role}_{metric}" in run.metrics
     }
@@ -144,8 +153,9 @@ def health(sweep: SweepRecord) -> Section | None:
         return None
     panels = {run.title: {name: by_role(run, metric) for metric, name in HEALTH.items()} for run in runs}
     rows = [
-        [title, role.capitalize(), *(change_text(first, last) for first, last in changes)]
-        for title, role, changes in health_changes(runs)
+        [title, speaker(run, role) or "–", *(change_text(first, last) for first, last in changes)]
+        for run in runs
+        for title, role, changes in health_changes([run])
     ]
     return Section(
         "Are the answers still good English?",
@@ -157,7 +167,7 @@ def health(sweep: SweepRecord) -> Section | None:
             ),
             Picture(
                 "health",
-                figures.small_multiples(panels, "step", [role.capitalize() for role in ROLES]),
+                figures.small_multiples(panels, "step", SERIES),
                 "Health of the sampled answers over training; panels of a column share their axis.",
             ),
             Table(["run", "role", *HEALTH.values()], rows, "From the first tenth of the steps to the last, means."),
@@ -214,7 +224,9 @@ def ablations(sweep: SweepRecord) -> Section | None:
     for key, runs in ablated(started(sweep)):
         rates = against_base(sweep.evaluation["win_rates"]) if sweep.evaluation else {}
         rows = [[text_of(run.config.get(key)), str(run.config["seed"]), *outcome(run, sweep, rates)] for run in runs]
-        header = [key, "seed", "Leader over Base", "Follower over Base", "Follower over its Leader", "last KL (nats)"]
+        both = ["Leader over Base", "Follower over Base", "Follower over its Leader"]
+        wins = both if speaker(runs[0], "leader") else ["over Base"]
+        header = [key, "seed", *wins, "last KL (nats)"]
         name = runs[0].config["name"]
         tables.append(Table(header, rows, f"{name}: {', '.join(run.title for run in runs)}; all other settings equal."))
     return Section("Ablations", tables) if tables else None
@@ -257,6 +269,7 @@ def outcome(run: RunRecord, sweep: SweepRecord, rates: Mapping[str, Mapping[str,
         if (rate["row"], rate["column"]) == (follower, leader)
     ]
     found = [rates.get(leader, rates.get(run.title)), rates.get(follower), improved[0] if improved else None]
+    found = found if speaker(run, "leader") else found[:1]
     kl = [f"{run.metrics[f'{role}_kl'].iloc[-1]:.2f}" for role in ROLES if f"{role}_kl" in run.metrics]
     return [*("–" if rate is None else with_interval(rate) for rate in found), " / ".join(kl)]
 
@@ -279,9 +292,10 @@ def training_samples(sweep: SweepRecord) -> Section | None:
             )
     if not rows:
         return None
-    header = ["run", "step", "prompt", "answer (of the Leader)", "reply of the Follower", "judge"]
+    header = ["run", "step", "prompt", "answer", "reply of the Follower", "judge"]
     text = (
-        "The last ones that were kept. The judge's signal is p(Leader's answer ≻ reply), or the reward of the answer."
+        "The last ones that were kept. The judge's signal is, with a Follower, p(Leader's answer ≻ reply); else the "
+        "reward of the answer, or how often it is preferred to its opponent."
     )
     return Section("Answers in training", [Text(text), Table(header, rows)])
 

@@ -17,12 +17,14 @@ def collect(spec: NashMD, at: Collector, prompts: list[str], step: int) -> Exper
     opening = [chat.prompt(x) for x in prompts]
 
     with at.phase("generate"):
-        session = at.generator.open(opening)
-        session.repeat(k)
-        answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
+        # the opponent first: its cache is gone when the policy's, which the reference reads on from, is made
         rival = at.generator.open(opening, mixture=spec.mixture)
         rival.repeat(k)
         opponents = rival.sample(at.max_new_tokens, at.seed(step, "opponent"))
+        del rival
+        session = at.generator.open(opening)
+        session.repeat(k)
+        answers = session.sample(at.max_new_tokens, at.seed(step, "leader"))
 
     texts = {
         "prompt": [x for x in prompts for _ in range(k)],

@@ -104,16 +104,24 @@ def _answer(
     except JudgeError:
         raise
     except Exception as error:  # a judge is anyone's code; whatever it raises ends the run as a judge's failure
-        raise JudgeError(f"The judge {type(judge).__name__} failed: {type(error).__name__}: {error}") from error
+        raise JudgeError(f"The judge {_title(judge)} failed: {type(error).__name__}: {error}") from error
     if found.shape != (len(texts[0]), *each):
-        raise JudgeError(f"The judge {type(judge).__name__} answered {found.shape} to {len(texts[0])} questions.")
+        raise JudgeError(
+            f"The judge {_title(judge)} answered with shape {found.shape} to "
+            f"{len(texts[0])} questions; {(len(texts[0]), *each)} was expected."
+        )
     return found
+
+
+def _title(judge: Judge) -> str:
+    """How messages call a judge: its ``title`` where it has one, else its class."""
+    return str(getattr(judge, "title", type(judge).__name__))
 
 
 def _refuse(judge: Judge, prompts: Sequence[str], found: np.ndarray, bad: np.ndarray, what: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise JudgeError(
-            f"The judge {type(judge).__name__} answered {found[row]}, which is not {what}, "
+            f"The judge {_title(judge)} answered {found[row]}, which is not {what}, "
             f"in row {row}, for the prompt {prompts[row]!r}."
         )

@@ -10,16 +10,20 @@ relevance. Substance and concision leave a range of lengths between which neithe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from llm import embedded
 from llm.judges.meter import Meter
+from llm.judges.sequences import check_lengths, context_length
+from llm.logprobs import token_logprobs
+from llm.microbatch import by_length
 from llm.precision import Dtype, resolve
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
@@ -28,16 +32,17 @@ SENTENCES = re.compile(r".*[.!?][\"'”’)\]*]*(?=\s|$)", re.DOTALL)
 OPENING = "<|im_start|>assistant\n"
 """How SmolLM2's chat format begins an assistant's turn."""
 ENOUGH_WORDS, WORDS_ALLOWED = 12, 18
-MAX_TOKENS = 256
-"""Longer texts are read up to here by the two neural attributes."""
-TEXTS_AT_A_TIME = 256
-"""Most texts of one forward pass: fluency needs logits over the whole vocabulary for each of their tokens."""
+ENCODER_TOKENS = 256
+"""The sentence encoder was trained on texts up to here; relevance is that of a longer text's beginning."""
+TOKENS_AT_A_TIME = 2**14
+"""Most tokens, padding included, of one forward pass; one text at least."""
 
 
 class AttributeJudge:
     """Relevance, fluency, positivity, substance, completeness and concision vote on a pair of answers.
 
-    - relevance: cosine similarity of prompt and finished sentences under all-MiniLM-L6-v2;
+    - relevance: cosine similarity of prompt and finished sentences under all-MiniLM-L6-v2 (of each the first 256
+      tokens);
     - fluency: log-likelihood of the text as a whole assistant's turn, its end included, under the frozen base
       model, per distinct word (per token, repetition would look fluent: its tokens are easy to guess);
     - positivity: VADER's compound score of the finished sentences, each word said once (Hutto & Gilbert 2014);
@@ -75,13 +80,16 @@ class AttributeJudge:
             return votes.mean(-1)
 
     def features(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """The attributes, float64, shape (batch, 6). Each distinct (prompt, answer) is read once."""
+        """The attributes, float64, shape (batch, 6). Each distinct (prompt, answer) is read once.
+
+        Raises:
+            JudgeError: an answer is longer than the language model's context.
+        """
         rows = list(zip(prompts, answers, strict=True))
         known = self._known if self.remember else {}
         new = [row for row in dict.fromkeys(rows) if row not in known]
-        for start in range(0, len(new), TEXTS_AT_A_TIME):
-            part = new[start : start + TEXTS_AT_A_TIME]
-            known.update(zip(part, self._read([x for x, _ in part], [y for _, y in part]), strict=True))
+        if new:
+            known.update(zip(new, self._read([x for x, _ in new], [y for _, y in new]), strict=True))
         return np.stack([known[row] for row in rows])
 
     def drain_metrics(self) -> dict[str, float]:
@@ -100,39 +108,44 @@ class AttributeJudge:
         ]
         return np.stack(columns, -1).astype(np.float64)
 
-    @torch.no_grad()
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         """Mean-pooled unit vectors, as the model was trained to be used."""
-        distinct = list(dict.fromkeys(texts))
-        batch = self._batch(self._encoder_tokenizer, distinct)
-        hidden = self._encoder(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1)
-        vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).cpu().numpy()
-        return vectors[[distinct.index(text) for text in texts]]
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        ids = self._encoder_tokenizer(list(distinct), truncation=True, max_length=ENCODER_TOKENS)["input_ids"]
+        vectors = self._in_parts(ids, self._encode)
+        return vectors[[distinct[text] for text in texts]]
+
+    def _log_likelihood(self, texts: Sequence[str]) -> np.ndarray:
+        """Sum of log p(token | tokens before it) over the whole text and the end-of-turn token after it."""
+        turns = [OPENING + text + self._tokenizer.eos_token for text in texts]
+        ids = self._tokenizer(turns)["input_ids"]
+        check_lengths(texts, ids, context_length(self._model.config, self._tokenizer))
+        return self._in_parts(ids, self._score)
 
     @torch.no_grad()
-    def _log_likelihood(self, texts: Sequence[str]) -> np.ndarray:
-        """Sum of log p(token | tokens before it) over the text and the end-of-turn token after it."""
-        turns = [OPENING + text + self._tokenizer.eos_token for text in texts]
-        batch = self._batch(self._tokenizer, turns)
-        ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:].bool()
-        mask[:, : len(self._tokenizer(OPENING)["input_ids"]) - 1] = False  # the opening is given
-        hidden = self._model.get_decoder()(**batch).last_hidden_state[:, :-1]
-        logits = self._model.get_output_embeddings()(hidden[mask]).float()
-        logp = torch.zeros(ids.shape, device=logits.device)
-        logp[mask] = logits.gather(-1, ids[mask].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-        return logp.sum(1).double().cpu().numpy()
+    def _in_parts(self, ids: Sequence[list[int]], read: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
+        """``read(ids, mask)``, both (b, T) and padded on the right, for all texts, float64; in bounded parts."""
+        parts = by_length(list(map(len, ids)), TOKENS_AT_A_TIME)
+        found = []
+        for part in parts:
+            rows = [torch.tensor(ids[i]) for i in part]
+            padded = pad_sequence(rows, batch_first=True)
+            mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+            found.append(read(padded.to(self.device), mask.to(self.device)).double().cpu().numpy())
+        return np.concatenate(found)[np.argsort(np.concatenate(parts))]
 
-    def _batch(self, tokenizer: Any, texts: Sequence[str]) -> Any:
-        return tokenizer(
-            list(texts),
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=MAX_TOKENS,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(self.device)
+    def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden, real = self._encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask.unsqueeze(-1)
+        return torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
+
+    def _score(self, ids: Tensor, mask: Tensor) -> Tensor:
+        read = self._model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
+        hidden = read.last_hidden_state[:, :-1]
+        head, scored = self._model.get_output_embeddings(), mask[:, 1:].bool()
+        scored[:, : len(self._tokenizer(OPENING)["input_ids"]) - 1] = False  # the opening is given
+        logp = torch.zeros(scored.shape, device=ids.device)
+        logp[scored] = token_logprobs(hidden[scored], head.weight, head.bias, ids[:, 1:][scored], 1.0)
+        return logp.sum(1)
 
 
 def finished_sentences(text: str) -> str:

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from llm.evaluate import LEVEL
 from slhf.certificates import Certificate
 from slhf.errors import InvalidData, NotConverged
+from slhf.intervals import LEAST, percentile
 from slhf.runs import derive_seed
 
 PRIOR = 4.0
@@ -40,16 +40,19 @@ NUMBERS_AT_A_TIME = 2**22
 
 @dataclass(frozen=True)
 class LengthBias:
-    """How a win rate depends on the difference in length; the intervals are bootstrap ones over prompts."""
+    """How a win rate depends on the difference in length.
+
+    The intervals are bootstrap ones over prompts; None where the prompts are too few (``slhf.intervals.LEAST``).
+    """
 
     slope: float
     """beta, in log-odds."""
-    slope_low: float
-    slope_high: float
+    slope_low: float | None
+    slope_high: float | None
     win_rate: float
     """sigma(alpha), at equal length."""
-    win_rate_low: float
-    win_rate_high: float
+    win_rate_low: float | None
+    win_rate_high: float | None
     scale: float
     """s, in words."""
     n: int
@@ -70,7 +73,7 @@ def words(texts: Sequence[str]) -> np.ndarray:
 
 
 def length_bias(p: np.ndarray, length_a: np.ndarray, length_b: np.ndarray, resamples: int, seed: int) -> LengthBias:
-    """Slope and win rate at equal length (module docstring), with percentile intervals at the level ``LEVEL``.
+    """Slope and win rate at equal length (module docstring), with intervals as in ``slhf.intervals``.
 
     Args:
         p: (n,) or (n, k), p(a > b) of one or k comparisons on each of n prompts.
@@ -100,11 +103,12 @@ def length_bias(p: np.ndarray, length_a: np.ndarray, length_b: np.ndarray, resam
         return np.stack([expit(theta[:, 0] - theta[:, 1] * z.mean()), theta[:, 1]], -1)
 
     win_rate, slope = fits(np.ones((1, n)))[0].tolist()
+    if n < LEAST:
+        return LengthBias(slope, None, None, win_rate, None, None, scale, n)
     group = max(1, NUMBERS_AT_A_TIME // p.size)
     sizes = [min(group, resamples - start) for start in range(0, resamples, group)]
     drawn = np.concatenate([fits(rng.multinomial(n, np.full(n, 1 / n), size)) for size in sizes])
-    (low, slope_low), (high, slope_high) = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).tolist()
-    return LengthBias(slope, slope_low, slope_high, win_rate, low, high, scale, n)
+    return LengthBias(slope, *percentile(drawn[:, 1]), win_rate, *percentile(drawn[:, 0]), scale, n)
 
 
 def fit(weights: np.ndarray, z: np.ndarray, p: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from ipaddress import ip_address
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
+from llm.judges import FeatureJudge, RewardJudge
+from llm.judges.python import PythonJudge, digest, split
 from llm.precision import Dtype
 from slhf.errors import InvalidParameter, require_at_least
 
@@ -213,6 +215,24 @@ def secret_names(value: Any, path: str = "") -> list[str]:
     return [path] if isinstance(value, str) and last in SECRETS and name not in HARMLESS else []
 
 
+@dataclass(frozen=True)
+class PythonJudgeConfig:
+    """A function or an object of your own (see ``llm.judges.python``)."""
+
+    target: str
+    """FILE.py:NAME: a function prefer(prompts, a, b), or an object or a class with that method. A relative path in a
+    sweep file starts from that file's folder."""
+    kind: Literal["python"] = "python"
+
+    def __post_init__(self) -> None:
+        split(self.target)
+
+    @property
+    def rewards(self) -> bool:
+        """Whether what the file defines has ``reward`` or ``features``; loads it, and raises as that does."""
+        return isinstance(PythonJudge(self.target), RewardJudge | FeatureJudge)
+
+
 JudgeConfig = (
     AttributeJudgeConfig
     | RewardEnsembleJudgeConfig
@@ -220,6 +240,7 @@ JudgeConfig = (
     | ClassifierJudgeConfig
     | LocalLMJudgeConfig
     | ServerJudgeConfig
+    | PythonJudgeConfig
 )
 """The union of all kinds; a sweep's ``judge.kind`` says which."""
 
@@ -240,10 +261,11 @@ HOW_TO_ASK = (
 
 def identity(config: JudgeConfig) -> dict[str, Any]:
     """What the judge's answers depend on: a run is named by it, and goes on after any other setting has changed."""
-    settings = asdict(config)
-    if isinstance(config, ServerJudgeConfig):
-        for name in HOW_TO_ASK:
-            del settings[name]
+    left_out = HOW_TO_ASK if isinstance(config, ServerJudgeConfig) else ("tokens_per_batch",)
+    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
+    if isinstance(config, PythonJudgeConfig):  # what the file says counts, not where it lies
+        path, name = split(config.target)
+        settings |= {"target": f"{path.name}:{name}", "sha256": digest(config.target)}
     return settings
 
 

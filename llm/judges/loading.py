@@ -9,6 +9,7 @@ from llm.judges.config import (
     ClassifierJudgeConfig,
     JudgeConfig,
     LocalLMJudgeConfig,
+    PythonJudgeConfig,
     RewardEnsembleJudgeConfig,
     RewardModelJudgeConfig,
     ServerJudgeConfig,
@@ -52,6 +53,10 @@ def load_judge(config: JudgeConfig, device: str, remember: bool = False) -> Judg
         from llm.judges.reward_ensemble import RewardEnsembleJudge
 
         return RewardEnsembleJudge.load(Path(config.path), device, config.preference, remember, config.dtype)
+    if isinstance(config, PythonJudgeConfig):
+        from llm.judges.python import PythonJudge
+
+        return PythonJudge(config.target)
     from llm.judges.attributes import AttributeJudge
 
     return AttributeJudge(device, remember, config.dtype)

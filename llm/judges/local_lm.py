@@ -26,6 +26,7 @@ from llm.judges.sequences import check_lengths
 from llm.judges.two_orders import Shown, TwoOrderJudge
 from llm.lengths import context_length
 from llm.microbatch import by_length
+from llm.plain_generator import next_logits
 from llm.precision import resolve
 from slhf.errors import ConfigError
 
@@ -81,16 +82,9 @@ class LocalLMJudge(TwoOrderJudge):
         self.meter.average("letter_mass", np.exp(logp).sum(1))
         return 1 / (1 + np.exp(logp[:, 1] - logp[:, 0]))
 
-    @torch.no_grad()
     def _read(self, rows: list[list[int]]) -> np.ndarray:
-        """log p(letter) of the token after each row, float64, (len(rows), 2); padded on the left, to end together."""
-        length, device = max(map(len, rows)), self.model.device
-        ids = torch.tensor([[self.letters[0]] * (length - len(row)) + row for row in rows], device=device)
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=False
-        ).logits[:, -1]
+        """log p(letter) of the token after each row, float64, (len(rows), 2)."""
+        logits = next_logits(self.model, rows, pad=self.letters[0])
         return logits.double().log_softmax(-1)[:, self.letters].cpu().numpy()
 
     def _render(self, x: str, first: str, second: str) -> str:

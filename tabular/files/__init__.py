@@ -99,6 +99,9 @@ def read_weights(path: str | os.PathLike[str], labels: tuple[str, ...]) -> tuple
         square = matrices.Square(arrays.numbers_of(file, found.content), found.labels, ())
     else:
         raise InvalidData(f"{file}: must hold a square matrix, how often each pair was compared (.csv, .json or .npy).")
+    n = len(square.labels or labels)
+    if square.values.shape != (n, n):
+        raise InvalidData(f"{file}: has shape {square.values.shape} for {n} alternatives; give one row each.")
     values = np.where(np.eye(len(square.values), dtype=bool), 0.0, square.values)
     matrices.refuse_blank(values, square.labels, file, "write 0 for a pair that was never compared")
     if square.labels is None:

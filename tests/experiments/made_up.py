@@ -50,7 +50,7 @@ def train(root, steps=20, finish=True, planned=20, **settings):
     return run.path.name
 
 
-def interval(mean, n=4, width=0.06):
+def interval(mean, n=40, width=0.06):
     return {"mean": mean, "low": max(0.0, mean - width), "high": min(1.0, mean + width), "n": n}
 
 
@@ -102,7 +102,7 @@ def asked_for(runs, players, pairs, strength, refining):
             for n in (1, 2, 3)
         ],
         "cycles": {
-            "prompts": 4,
+            "prompts": 40,
             "players": firsts,
             "answers": 5 * len(firsts),
             "distinct": 17.25,
@@ -143,23 +143,23 @@ def evaluate(root, runs, found, settings=None):
 
 def sweep(root, **kept):
     """A finished sweep of three algorithms, planned, run and evaluated; returns title -> directory."""
-    runs = {"SLHF": train(root), "RLOO": train(root, name="rloo"), "Nash-MD-PG": train(root, name="nash_md")}
+    runs = {"SLHF κ=2": train(root), "RLOO": train(root, name="rloo"), "Nash-MD-PG": train(root, name="nash_md")}
     write_json(root / runs["RLOO"] / "reward.json", {"weights": {"fluency": 0.5, "concision": -0.25}})
     write_plan(root, runs, SETTINGS)
-    evaluate(root, runs, result({title: title == "SLHF" for title in runs}, **kept))
+    evaluate(root, runs, result({title: title == "SLHF κ=2" for title in runs}, **kept))
     return runs
 
 
 def ablation(root):
     """Seven runs, twelve players with long names: as many as a report must still show legibly."""
     titles = {
-        "SLHF": {},
+        "SLHF κ=2": {},
         "RLOO": {"name": "rloo"},
         "Nash-MD-PG": {"name": "nash_md"},
         "SPO": {"name": "spo"},
         "SLHF with a slow Follower, κ=1": {"timescale": 1.0},
         "SLHF with a fast Follower, κ=5": {"timescale": 5.0},
-        "SLHF with two adapters": {"sharing": "two"},
+        "SLHF κ=2 with two adapters": {"sharing": "two"},
     }
     runs = {title: train(root, steps=40, planned=40, **settings) for title, settings in titles.items()}
     write_plan(root, runs, SETTINGS)

@@ -81,7 +81,7 @@ def test_copies_of_a_text_change_neither_cycles_nor_winners():
 def test_a_majority_of_exactly_one_half_is_no_edge_and_no_cycles_have_no_longest():
     p = np.full((3, 4, 4), 0.5)
     found = cycle_statistics(PreferenceMatrix(p), np.broadcast_to(np.eye(4, dtype=bool), p.shape), 100, 0)
-    assert (found["share"], found["low"], found["high"], found["lengths"]) == (0, 0, 0, {})
+    assert (found["share"], found["low"], found["high"], found["lengths"]) == (0, None, None, {})
     assert (found["longest"], found["ties"], found["condorcet_winner"]) == (None, 1, 0)
 
 

@@ -260,7 +260,7 @@ def test_the_followers_outputs_are_the_second_round(place, tmp_path):
     seed = exporting.derive_seed(0, "alpaca_eval", 0)
     prompts = [row["instruction"] for row in rows]
     assert sorted(prompts) == sorted(PROMPTS)
-    rounds = exporting.refine(policy, exporting.TransformersGenerator(policy), prompts, 2, 3, seed)
+    rounds = exporting.refine(policy, exporting.sampler(policy), prompts, 2, 3, seed)
     assert [row["output"] for row in rows] == rounds[1]
     assert {(row["generator"], row["dataset"]) for row in rows} == {("mine", "slhf")}
 

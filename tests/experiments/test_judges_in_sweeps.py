@@ -1,10 +1,12 @@
 """A sweep with each kind of judge, end to end on a tiny model; and the sweeps that no judge of that kind can serve."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
+from experiments.config import load_sweep
 from experiments.run import main
 from llm import finite
 from llm.judges.config import LocalLMJudgeConfig, RewardModelJudgeConfig
@@ -98,3 +100,34 @@ def test_what_cannot_be_judged_is_refused_before_training(tmp_path, capsys, more
 def test_a_judge_that_is_not_there_is_one_line(tmp_path, tiny, capsys):
     assert main([*tiny, "--set=judge.kind=reward_model", "--set=judge.model=/no/such/model"]) == 1
     assert "error: Cannot load the model '/no/such/model'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_judge_of_one_s_own_in_a_sweep(tmp_path, tiny):
+    """It judges and rewards, and its file's digest is in the manifests."""
+    source = "class Mine:\n    def prefer(self, prompts, a, b):\n        return [0.5 for _ in a]\n\n"
+    source += "    def reward(self, prompts, answers):\n        return [float(len(y)) for y in answers]\n"
+    (tmp_path / "mine.py").write_text(source)
+    judge = ["--set=judge.kind=python", f"--set=judge.target={tmp_path}/mine.py:Mine"]
+    assert main([*tiny, *judge, "--set=algorithms=[rloo, nash_md]"]) == 0
+    found = runs(tmp_path)
+    manifest = json.loads((found["rloo"] / "manifest.json").read_text())["config"]["judge"]
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    assert manifest == {"kind": "python", "target": "mine.py:Mine", "sha256": digest}
+    assert all(row["signal"] == len(row["leader"]) for row in rows(found["rloo"], "samples.jsonl"))
+    rate = json.loads((found["evaluation"] / "finished.json").read_text())["win_rates"][0]
+    assert (rate["mean"], rate["low"], rate["high"]) == (0.5, None, None)
+
+
+def test_a_judge_s_file_is_beside_the_sweep_s(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "name: s\njudge: {kind: python, target: 'mine.py:prefer'}\nalgorithms: [{name: spo}]"
+    )
+    (sweep,) = load_sweep(tmp_path / "s.yaml")
+    assert sweep.judge.target == str(tmp_path / "mine.py:prefer")
+
+
+def test_rloo_needs_a_judge_of_one_s_own_with_a_reward(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def prefer(prompts, a, b):\n    return [0.5] * len(a)\n")
+    judge = ["--set=judge.kind=python", f"--set=judge.target={tmp_path}/mine.py:prefer"]
+    assert main([QUICKSTART, "--out", str(tmp_path / "runs"), *judge]) == 1
+    assert "RLOO needs a scalar reward" in capsys.readouterr().err

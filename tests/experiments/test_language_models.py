@@ -14,7 +14,7 @@ pytestmark = pytest.mark.numeric
 
 SMALL = ("steps=2", "batch_size=2", "max_new_tokens=5", "layers=1", "pairs=4", "evaluation.prompts=4", "rounds=3")
 SMALL += ("model.dtype=float32", "judge.dtype=float32")  # recomputed below on any processor
-PLAYERS = ["Base", "Base as Follower", "SLHF Leader", "SLHF Follower", "RLOO", "Nash-MD-PG"]
+PLAYERS = ["Base", "Base as Follower", "SLHF κ=2 Leader", "SLHF κ=2 Follower", "RLOO", "Nash-MD-PG"]
 
 
 def arguments(out, *more):
@@ -44,13 +44,14 @@ def finished(tmp_path_factory):
     return out / "quickstart"
 
 
-def test_every_pair_of_players_has_a_win_rate_with_its_interval(finished):
+def test_every_pair_of_players_has_a_win_rate_and_four_prompts_no_interval(finished):
     summary = json.loads((finished / "summary.json").read_text())
     rates = {(rate["row"], rate["column"]): rate for rate in summary["win_rates"]}
     assert set(rates) == {(a, b) for a in PLAYERS for b in PLAYERS if a != b}
     for (a, b), rate in rates.items():
         assert rate["n"] == 4
-        assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1
+        assert (rate["low"], rate["high"]) == (None, None)
+        assert 0 <= rate["mean"] <= 1
         assert rate["mean"] + rates[b, a]["mean"] == pytest.approx(1)
 
 
@@ -71,9 +72,9 @@ def test_refinement_starts_with_the_leader_and_goes_on(finished):
     assert {(row["policy"], row["round"]) for row in rows} == {
         ("Base", 2),
         ("Base", 3),
-        ("SLHF", 1),
-        ("SLHF", 2),
-        ("SLHF", 3),
+        ("SLHF κ=2", 1),
+        ("SLHF κ=2", 2),
+        ("SLHF κ=2", 3),
     }
 
 
@@ -101,7 +102,7 @@ def test_a_second_start_repeats_nothing(finished, capsys):
     assert main(arguments(finished.parent)) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.glob("*-*/**/*") if path.is_file()} == before
     printed = capsys.readouterr().out
-    assert "SLHF Follower" in printed
+    assert "SLHF κ=2 Follower" in printed
     assert str(finished / "report.md") in printed
 
 

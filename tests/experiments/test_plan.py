@@ -8,16 +8,25 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2Config
 
+from benchmarks.llm_step import synthetic_tokenizer
 from experiments import plan
-from experiments.config import LanguageModelSweep, load_sweep
+from experiments.config import EvaluationConfig, LanguageModelSweep, load_sweep
 from experiments.run import HERE, main
 from experiments.shapes import HUB, from_config, shape_of
+from llm import logprobs
 from llm.config import ModelConfig, TrainConfig
+from llm.experience import Experience
+from llm.generation import TransformersGenerator
+from llm.judges import attributes
+from llm.judges.attributes import AttributeJudge
 from llm.linear import lighten
-from llm.policy import LoRA, lora_config
+from llm.logprobs import CHUNK_LOGITS
+from llm.optimise import make_optimizer, update
+from llm.policy import LoRA, Policy, TokenBatch, lora_config
 from llm.trunk import frozen_layers, read_lower
 from slhf.algorithms import RLOO, NashMD, StackelbergGDA
 from slhf.errors import ConfigError, MissingResource
+from tests.llm.peak import peak_of
 
 SMALL_SWEEPS = ("quickstart", "hour", "finite_answers")
 BIG = sorted(path for path in (HERE / "sweeps").glob("*.yaml") if path.stem not in SMALL_SWEEPS)
@@ -194,6 +203,101 @@ def test_flops_of_a_forward_are_those_that_torch_counts():
         model(input_ids=torch.zeros(1, 50, dtype=torch.long, device="meta"))
     causal = 2 * SMALL.layers * SMALL.heads * SMALL.head_width * 50**2  # eager attention multiplies the masked half too
     assert counter.get_total_flops() == plan.read_flops(SMALL, 50, 50) + causal
+
+
+MACHINE = replace(plan.GPU, name="the CPU of a test", reserved=0.0, fragmentation=1.0, chunk=CHUNK_LOGITS, auto=4)
+
+
+def runnable(lora, dtype=torch.float32):
+    """A policy that can be sampled, of more layers and a wider MLP than vocabulary; its answers never end."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config_of(SAMPLED)).to(dtype)
+    base.lm_head.bias = torch.nn.Parameter(torch.zeros(SAMPLED.vocabulary, dtype=dtype), requires_grad=False)
+    tokenizer = synthetic_tokenizer(SAMPLED.vocabulary)
+    base.lm_head.bias.data[tokenizer.eos_token_id] = -1e4
+    return Policy(get_peft_model(base, lora_config(base, lora)), tokenizer)
+
+
+SAMPLED = replace(SMALL, hidden=128, layers=3, heads=8, intermediate=512, tied=False)
+
+
+def sweep_of(lora, **train):
+    return LanguageModelSweep(
+        "x", (), model=ModelConfig("x", "float32", lora=lora, max_new_tokens=40), train=TrainConfig(**train)
+    )
+
+
+@pytest.mark.parametrize(("prompt", "models"), [(10, 1), (200, 1), (10, 2)])
+def test_sampling_takes_what_the_plan_says(prompt, models):
+    """No more, and not much less: the cache, a layer of it, the logits, and what reading takes."""
+    policy = runnable(LoRA(rank=4))
+    opening = [[i + 5] + [20 + j % 100 for j in range(prompt - 1)] for i in range(24)]
+    session = TransformersGenerator(policy).open(opening, mixture=0.5 if models == 2 else None)
+    session.sample(1, 0)  # what the libraries keep
+    session = TransformersGenerator(policy).open(opening, mixture=0.5 if models == 2 else None)
+    peak, _ = peak_of(lambda: session.sample(40, 0))
+    call = plan.Sampling(24, prompt, prompt, models)
+    told = plan.cache(SAMPLED, call, 40, 4) + plan.sampling(SAMPLED, call, 40, 4)
+    assert peak <= told <= 1.25 * peak
+
+
+@pytest.mark.parametrize("train", [{}, {"tokens_per_micro_batch": 1024}, {"gradient_checkpointing": True}], ids=str)
+@pytest.mark.parametrize("lora", [LoRA(rank=4), LoRA(rank=4, layers=2)], ids=["all layers", "two layers"])
+def test_an_update_takes_what_the_plan_says(lora, train):
+    policy, sweep = runnable(lora), sweep_of(lora, batch_size=24, **train)
+    work = plan.work_of(RLOO(samples=2), 24, 30, 40)
+    rows = [[([5] * 30, None), (torch.randint(5, 300, (40,)).tolist(), "leader")] for _ in range(work.rows)]
+    batch = TokenBatch.pack(rows, policy.pad, "cpu")
+    trunk = policy.trunk(batch)
+    reference = torch.zeros(batch.ids.shape)
+    texts = {"prompt": ["x"] * work.rows, "leader": ["y"] * work.rows}
+    experience = Experience(batch, reference, torch.rand(work.rows), texts, trunk=trunk)
+    optimizer = make_optimizer(RLOO(samples=2), policy, sweep.train)
+
+    def step():
+        return update(RLOO(samples=2), policy, experience, optimizer, sweep.train, {}, inspect=False)
+
+    step()  # Adam's moments are there from the first step on
+    optimizer.zero_grad()
+    peak, _ = peak_of(step)
+    chunk = min(CHUNK_LOGITS, plan.micro_batch_tokens(work, sweep) * SAMPLED.vocabulary)
+    held = plan.memory(SAMPLED, work, sweep, replace(MACHINE, chunk=chunk))
+    told = held["gradients"] + held["activations"] + max(held["backward"], held["output layer"])
+    assert peak <= told <= 1.25 * peak
+
+
+def test_the_judge_takes_what_the_plan_says(monkeypatch):
+    monkeypatch.setattr(attributes, "TOKENS_AT_A_TIME", 1024)
+    monkeypatch.setattr(plan, "TOKENS_AT_A_TIME", 1024)
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 2**21)
+    judge = AttributeJudge(dtype="float32")
+    texts = [f"{i} is a number that comes after {i - 1}, and {i + 1} comes next." for i in range(60)]
+    judge.features(["Count."], texts[:1])
+    peak, _ = peak_of(lambda: judge.features(["Count."] * 60, texts))
+    held = plan.memory(SMALL, plan.work_of(RLOO(), 1, 1, 1), sweep_of(LoRA()), replace(MACHINE, chunk=2**21))
+    assert peak <= held["judging"] <= 1.5 * peak
+    assert held["judge"] == sum(p.nbytes for m in (judge._model, judge._encoder) for p in m.parameters())
+
+
+def test_an_evaluation_holds_no_more_than_its_bound_of_tokens():
+    """However many prompts and samples are asked for, the plan's evaluation stops growing."""
+
+    def told(**settings):
+        sweep = replace(sweep_of(LoRA()), evaluation=EvaluationConfig(**settings))
+        return plan.estimate(RLOO(), sweep, HUB["allenai/Llama-3.1-Tulu-3-8B-SFT"], 200).peaks["evaluation"]
+
+    few, many, more = told(prompts=80), told(prompts=800, samples=4), told(prompts=1600, samples=4)
+    assert few < many == more
+
+
+def test_the_plan_says_for_which_machine(capsys):
+    sweep = str(HERE / "sweeps" / "quickstart.yaml")
+    assert main([sweep, "--plan", "--here"]) == 0
+    assert "this machine's processor" in capsys.readouterr().out
+    assert main([sweep, "--plan"]) == 0
+    assert "one 80 GB GPU" in capsys.readouterr().out
+    assert main([sweep, "--here"]) == 1
+    assert "--here goes with --plan" in capsys.readouterr().err
 
 
 def test_memory_falls_with_the_micro_batch_and_with_checkpointing_and_time_rises():

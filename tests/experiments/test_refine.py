@@ -307,12 +307,26 @@ class LongerIsBetter:
 def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatch, capsys):
     monkeypatch.setattr(refining, "load_judge", lambda *_, **__: LongerIsBetter())
     out = tmp_path / "a.jsonl"
-    assert start(prompts_file(tmp_path), out, "--leader", run, "--judge") == 0
+    assert start(prompts_file(tmp_path), out, "--leader", run, "--judge", "attributes") == 0
     printed = capsys.readouterr().out
     for number in (2, 3):
         lengths = [(len(row["answers"][number - 1]), len(row["answers"][0])) for row in rows_of(out)]
         mean = np.mean([0.5 + 0.5 * np.sign(a - b) for a, b in lengths])
-        assert f"round {number}: {mean:.3f} [" in printed
+        assert f"round {number}: {mean:.3f} (n = {len(lengths)})" in printed
+    assert "Below 20 prompts there is no interval and no verdict" in printed
+
+
+def test_a_judge_of_one_s_own_is_looked_at_before_anything_is_refined(tmp_path, run, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def prefer(prompts, a, b):\n    return [len(y) > len(x) for x, y in zip(a, b)]\n"
+    )
+    out = tmp_path / "a.jsonl"
+    judge = f"python,target={tmp_path}/mine.py:"
+    assert start(prompts_file(tmp_path), out, "--leader", run, "--judge", judge + "preferr") == 1
+    assert "defines no 'preferr'" in capsys.readouterr().err
+    assert not out.exists()
+    assert start(prompts_file(tmp_path), out, "--leader", run, "--judge", judge + "prefer") == 0
+    assert "by the judge of kind python" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -330,7 +344,7 @@ def test_the_judge_holds_every_round_against_the_first(tmp_path, run, monkeypatc
         ([{"prompt": "x", "answer": "y"}], ("--follower", "tests/no"), "Follower: there is no directory tests/no"),
         ([{"prompt": "x"}], ("--rounds", "0"), "--rounds 0: must be at least 1"),
         ([{"prompt": "x"}], ("--temperature", "0"), "--temperature 0.0: must be positive"),
-        ([{"prompt": "x"}], ("--rounds", "1", "--judge"), "--rounds 1: must be at least 2"),
+        ([{"prompt": "x"}], ("--rounds", "1", "--judge", "attributes"), "--rounds 1: must be at least 2"),
     ],
 )
 def test_wrong_input_is_one_line_and_a_status(tmp_path, capsys, rows, more, message):

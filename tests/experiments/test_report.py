@@ -107,7 +107,7 @@ def test_every_part_of_an_evaluation_is_shown(written):
         "What this shows",
         "Win rates",
         "Length",
-        "Leader × Follower",
+        "Who improves whom",
         "Refinement",
         "Cycles and selection among answers",
         "What the judge sees",
@@ -135,7 +135,7 @@ def test_what_a_sweep_did_not_ask_for_is_left_out(tmp_path):
     made_up.sweep(tmp_path / "plain", everything=False)
     assert report.main([str(tmp_path / "plain")]) == 0
     shown = (tmp_path / "plain" / "report.md").read_text()
-    for title in ("## Length", "## Leader", "## Cycles", "compute parity"):
+    for title in ("## Length", "## Who improves whom", "## Cycles", "compute parity"):
         assert title not in shown
     assert "## Refinement" in shown
 
@@ -143,7 +143,7 @@ def test_what_a_sweep_did_not_ask_for_is_left_out(tmp_path):
 def test_settings_shared_and_different(tmp_path):
     made_up.sweep(tmp_path)
     differing, shared = training.what_was_run(read_sweep(tmp_path)).blocks[1:]
-    assert differing.header == ["setting", "SLHF", "RLOO", "Nash-MD-PG"]
+    assert differing.header == ["setting", "SLHF κ=2", "RLOO", "Nash-MD-PG"]
     assert ["name", "stackelberg_gda", "rloo", "nash_md"] in differing.rows
     assert ["timescale", "2", "–", "–"] in differing.rows
     assert ["train.batch_size", "4"] in shared.rows
@@ -174,7 +174,7 @@ def test_an_error_that_stopped_a_run_is_kept_and_shown(tmp_path):
     write_plan(tmp_path, runs, made_up.SETTINGS)
     assert read_sweep(tmp_path).runs[0].status == "stopped by an error"
     assert report.main([str(tmp_path)]) == 0
-    assert re.search(r"\| SLHF +\| at step 3 +\| MemoryError: no \\\| room", (tmp_path / "report.md").read_text())
+    assert re.search(r"\| SLHF κ=2 +\| at step 3 +\| MemoryError: no \\\| room", (tmp_path / "report.md").read_text())
     run.finish({"steps": 3})
     assert read_sweep(tmp_path).runs[0].status == "finished"
     assert report.main([str(tmp_path)]) == 0
@@ -192,11 +192,11 @@ def test_the_plan_says_which_evaluation_is_meant(tmp_path):
     """The last one that ran may be of other runs or settings; the plan is of the sweep that was started last."""
     runs = made_up.sweep(tmp_path)
     other = made_up.result({"SLHF": True})
-    made_up.evaluate(tmp_path, {"SLHF": runs["SLHF"]}, other)
+    made_up.evaluate(tmp_path, {"SLHF": runs["SLHF κ=2"]}, other)
     made_up.evaluate(tmp_path, runs, {**other, "prompts": []}, made_up.SETTINGS | {"rounds": 9})
     found = read_sweep(tmp_path)
     assert [run.title for run in found.runs] == list(runs)
-    assert list(found.evaluation["answers"]) == made_up.players_of({t: t == "SLHF" for t in runs})
+    assert list(found.evaluation["answers"]) == made_up.players_of({t: t == "SLHF κ=2" for t in runs})
     assert len(found.evaluation["prompts"]) == 4
 
 
@@ -207,7 +207,7 @@ def test_a_directory_without_a_plan_is_read_as_its_last_evaluation_or_all_its_ru
     assert not found.planned
     evaluated = made_up.evaluate(tmp_path, {"Mine": names[0]}, made_up.result({"Mine": True}))
     found = read_sweep(tmp_path)
-    assert [run.title for run in found.runs] == ["Mine"]
+    assert [run.title for run in found.runs] == ["Mine κ=1"]
     assert found.others == names[1:]
     (evaluated / "finished.json").unlink()
     assert read_sweep(tmp_path).evaluation is None
@@ -230,15 +230,67 @@ def test_ablations_are_runs_that_differ_in_one_setting(tmp_path):
 def test_conclusions_follow_from_the_intervals():
     rates = {"A": (0.7, 0.6, 0.8), "B": (0.6, 0.5, 0.7), "C": (0.4, 0.3, 0.49)}
     rows = {name: dict(zip(("mean", "low", "high"), rate, strict=True)) for name, rate in rates.items()}
-    assert conclusions.standing(rows) == [
-        "Preferred to the base model, the whole interval above .5: A 0.700 [0.60, 0.80].",
-        "Not told apart from the base model, the interval holds .5: B 0.600 [0.50, 0.70].",
-        "The base model is preferred, the whole interval below .5: C 0.400 [0.30, 0.49].",
-    ]
+    assert conclusions.tally("Preferred", rows) == (
+        "Preferred: the whole interval lies above .5 in 1 of 3 (A 0.700 [0.60, 0.80]). "
+        "It contains .5 in 1 (B 0.600 [0.50, 0.70]) and lies below .5 in 1 (C 0.400 [0.30, 0.49])."
+    )
+    assert "above .5 in 0 of 1. It contains .5 in 1 (B" in conclusions.tally("Preferred", {"B": rows["B"]})
     equal = {"A": {"mean": 0.52, "low": 0.45, "high": 0.6}, "B": rows["A"]}
-    assert conclusions.length(rows, equal) == [
-        "Of 1 players above .5 against the base, 0 still are at equal length; not A 0.520 [0.45, 0.60]."
-    ]
+    (sentence,) = conclusions.length(rows, equal)
+    assert "of the 1 players above .5" in sentence
+    assert "above .5 in 0 of 1. It contains .5 in 1 (A 0.520 [0.45, 0.60])" in sentence
+
+
+def test_few_prompts_support_no_verdict_anywhere(tmp_path, capsys):
+    """One prompt, recorded with its interval of no width by an older version: neither bounds nor sides are shown."""
+    runs = {"SLHF": made_up.train(tmp_path), "RLOO": made_up.train(tmp_path, name="rloo")}
+    found = made_up.result({title: title == "SLHF" for title in runs})
+    for rows in found.values():
+        for row in rows if isinstance(rows, list) and isinstance(rows[0], dict) else ():
+            if "low" in row:
+                row |= {"n": 1, "low": row["mean" if "mean" in row else "slope"], "high": row.get("mean", 0.0)}
+    found["cycles"]["prompts"] = 1
+    write_plan(tmp_path, runs, made_up.SETTINGS)
+    made_up.evaluate(tmp_path, runs, found)
+    assert report.main([str(tmp_path)]) == 0
+    shown = (tmp_path / "report.md").read_text()
+    assert not re.search(r"\d \\\[", shown)  # an interval
+    assert "whole interval" not in shown
+    assert "contains .5" not in shown
+    assert "Among the" not in shown
+    assert "Below 20 prompts there is no interval and no verdict; here are 1." in shown
+    assert "Below 20 prompts there is no interval" in capsys.readouterr().out
+
+
+def test_claims_count_the_variants_that_do_not_support_them():
+    """The committed long run: a Follower over its Leader in two of four, best of two ahead in all five."""
+    told = readme_numbers.told(read_sweep(readme_numbers.HOUR))
+    text = " ".join(told.split())
+    assert "Followers preferred to their own Leader's answer: the whole interval lies above .5 in 2 of 4" in text
+    assert "It contains .5 in 2 (SLHF κ=1 Follower 0.514 [0.47, 0.56]; SLHF κ=5 Follower 0.517 [0.48, 0.55])" in text
+    assert "of refinement is higher than that of best of 2 for 0 of 5 policies and lower for 5" in text
+    summary = json.loads((readme_numbers.HOUR / "summary.json").read_text(encoding="utf-8"))
+    assert conclusions.sentences(summary) == conclusions.sentences(read_sweep(readme_numbers.HOUR).evaluation)
+
+
+def test_tables_of_many_intervals_say_what_chance_would_do(written):
+    shown = (written / "report.md").read_text()
+    assert "Of 15 intervals at 95 %, about 0.8 would leave out .5 by chance" in shown
+    assert shown.count("by chance if nothing differed") >= 5
+
+
+def test_only_a_run_with_a_follower_has_a_leader_and_every_label_names_its_timescale(tmp_path):
+    runs = {"SLHF": made_up.train(tmp_path), "RLOO": made_up.train(tmp_path, name="rloo")}
+    write_plan(tmp_path, runs, made_up.SETTINGS)
+    made_up.evaluate(tmp_path, runs, made_up.result({title: title == "SLHF" for title in runs}))
+    sweep = read_sweep(tmp_path)
+    assert list(sweep.evaluation["answers"])[2:4] == ["SLHF κ=2 Leader", "SLHF κ=2 Follower"]
+    assert {row["method"] for row in sweep.evaluation["selection"]} >= {"SLHF Leader"}  # a concept, not a player
+    assert report.main([str(tmp_path)]) == 0
+    shown = (tmp_path / "report.md").read_text()
+    assert "RLOO Leader" not in shown
+    assert re.search(r"\| RLOO +\| – +\|", shown)
+    assert "SLHF κ=2 Follower" in shown
 
 
 def test_pairs_among_the_trained_are_counted_once():
@@ -246,8 +298,8 @@ def test_pairs_among_the_trained_are_counted_once():
     rates = {(r["row"], r["column"]): r for r in evaluation["win_rates"]}
     rates["RLOO", "SLHF Follower"] |= {"mean": 0.7, "low": 0.6, "high": 0.8}
     rates["SLHF Follower", "RLOO"] |= {"mean": 0.3, "low": 0.2, "high": 0.4}
-    (sentence,) = conclusions.among_trained(evaluation)
-    assert "1 of 1 pairs" in sentence
+    (sentence,) = conclusions.among_trained(evaluation["win_rates"])
+    assert "leaves out .5 in 1 of 1 pairs" in sentence
     assert "RLOO over SLHF Follower 0.700 [0.60, 0.80]" in sentence
 
 
@@ -316,7 +368,8 @@ def test_help_teaches(capsys):
 def test_the_readme_shows_the_numbers_of_a_sweep(tmp_path, capsys):
     made_up.sweep(tmp_path / "quickstart")
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n\n{readme_numbers.BEGIN}\nold\n{readme_numbers.END}\n\nafter\n")
+    texts = ("\nold\n".join(readme_numbers.marks(name)) for name in ("quickstart", "hour"))
+    readme.write_text("\n\n".join(["before", *texts, "after\n"]))
     arguments = [str(tmp_path / "quickstart"), "--readme", str(readme)]
     assert readme_numbers.main([*arguments, "--check"]) == 1
     assert "does not show the numbers" in capsys.readouterr().err
@@ -327,6 +380,7 @@ def test_the_readme_shows_the_numbers_of_a_sweep(tmp_path, capsys):
     assert shown.startswith("before\n")
     assert shown.endswith("\nafter\n")
     assert "old" not in shown
+    assert shown.count("Followers preferred to their own Leader's answer") == 2
     for rate in made_up.result({"SLHF": True, "RLOO": False, "Nash-MD-PG": False})["win_rates"]:
         assert results.with_interval(rate) in shown
     assert str(tmp_path) not in shown
@@ -335,7 +389,7 @@ def test_the_readme_shows_the_numbers_of_a_sweep(tmp_path, capsys):
 def test_a_readme_without_markers_and_an_unfinished_sweep_are_refused(tmp_path, capsys):
     made_up.sweep(tmp_path / "quickstart")
     readme = tmp_path / "README.md"
-    readme.write_text(f"{readme_numbers.END} {readme_numbers.BEGIN}")
+    readme.write_text(" ".join(reversed(readme_numbers.marks("quickstart"))))
     assert readme_numbers.main([str(tmp_path / "quickstart"), "--readme", str(readme)]) == 1
     assert "once each, in this order" in capsys.readouterr().err
     next((tmp_path / "quickstart").glob("rloo-*/finished.json")).unlink()

@@ -70,23 +70,26 @@ def test_ctrl_c_ends_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "cores", "memory", "environment", "gpu", "expected"),
+    ("models", "cores", "rooms", "environment", "gpu", "expected"),
     [
-        (3, 8, 100, {}, False, 3),
-        (5, 2, 100, {}, False, 2),
-        (5, 8, 45, {}, False, 4),
-        (5, 8, 5, {}, False, 1),
-        (0, 8, 100, {}, False, 1),
-        (5, 8, 100, {"WORLD_SIZE": "1"}, False, 5),
-        (5, 8, 100, {"WORLD_SIZE": "2"}, False, 1),
-        (5, 8, 100, {}, True, 1),
+        (["embedded"] * 3, 8, 100, {}, False, 3),
+        (["embedded"] * 5, 2, 100, {}, False, 2),
+        (["embedded"] * 5, 8, 4.5, {}, False, 4),
+        (["embedded"] * 5, 8, 0.5, {}, False, 1),
+        ([], 8, 100, {}, False, 1),
+        (["embedded", "owner/model"], 8, 100, {}, False, 1),
+        (["embedded"] * 5, 8, 100, {"WORLD_SIZE": "1"}, False, 5),
+        (["embedded"] * 5, 8, 100, {"WORLD_SIZE": "2"}, False, 1),
+        (["embedded"] * 5, 8, 100, {}, True, 1),
     ],
 )
-def test_as_many_at_a_time_as_cores_and_memory_allow(monkeypatch, tasks, cores, memory, environment, gpu, expected):
+def test_as_many_at_a_time_as_cores_and_memory_allow(monkeypatch, models, cores, rooms, environment, gpu, expected):
+    """``rooms``: for how many tasks there is memory."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    monkeypatch.setattr(side_by_side.psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
-    assert side_by_side.at_once(tasks, 10) == expected
+    memory = SimpleNamespace(available=rooms * side_by_side.BYTES_EACH)
+    monkeypatch.setattr(side_by_side.psutil, "virtual_memory", lambda: memory)
+    assert side_by_side.at_once(models) == expected

@@ -14,6 +14,7 @@ from llm import finite, generation
 from llm.generation import TransformersGenerator, batches, common_prefix, draw
 from slhf.errors import TrainingError
 from slhf.signals import geometric_mixture
+from tests.llm.peak import peak_of
 from tests.llm.tiny import answers, conversation, move, pack, tiny_policy
 from tests.tabular.strategies import examples
 
@@ -205,6 +206,54 @@ def test_diverged_logits_stop_the_run(tmp_path):
     move(policy, seed=0, scale=float("nan"))
     with pytest.raises(TrainingError, match="not finite"):
         sampled(policy)
+
+
+def test_switching_adapters_walks_no_modules(tmp_path, monkeypatch):
+    """A mixture switches twice for every token; all that is trained keeps its gradient."""
+    policy = tiny_policy(tmp_path)
+    trained = {name for name, _ in policy.trainable()}
+    for name in ("named_modules", "named_parameters"):
+        monkeypatch.setattr(torch.nn.Module, name, lambda *_, **__: pytest.fail("walked all modules"))
+    with policy.reference():
+        pass
+    monkeypatch.undo()
+    assert {name for name, p in policy.model.named_parameters() if p.requires_grad} == trained
+
+
+def test_compiled_decoding_meets_the_same_shapes_for_conversations_of_other_lengths(tmp_path, monkeypatch):
+    policy, seen = tiny_policy(tmp_path), set()
+
+    def compile(forward, **_):
+        return lambda *args: seen.add((args[2].shape, args[1].width)) or forward(*args)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    for prompts in (PROMPTS * 3, ["choose the answer"] * 9, ["choose choose choose choose"] * 9):
+        sampled(policy, prompts, compile=True)
+    assert seen == {((9, 1), generation.WIDTH)}
+
+
+@pytest.mark.parametrize("mixture", [None, 0.5])
+def test_sampling_holds_no_more_than_its_cache_and_one_layer(tmp_path, mixture):
+    """Answer, then reply: no second copy of the cache, no columns that nobody needs, at any moment."""
+    policy, n, repeats = tiny_policy(tmp_path), 300, 4
+    policy.head.bias.data[policy.chat.eos] = 4.0  # a few answers end early, and their rows move
+    session = TransformersGenerator(policy).open([policy.chat.prompt(x) for x in PROMPTS * 4], mixture=mixture)
+
+    def sample():
+        session.repeat(repeats)
+        y = session.sample(n, seed=0)
+        session.extend([policy.chat.turn(a.ids) for a in y])
+        longest = max(map(len, session.conversations))
+        session.sample(n, seed=1, role="follower")
+        return longest
+
+    peak, longest = peak_of(sample)
+    caches, shape = list(session.caches.values()), policy.decoder.config
+    stored = sum(x.nbytes for cache in caches for x in (*cache.keys, *cache.values))
+    assert caches[0].columns == longest + n
+    layer = stored / len(caches) / shape.num_hidden_layers
+    heads = shape.num_attention_heads / shape.num_key_value_heads  # attention copies keys and values for every head
+    assert peak < stored + layer * (0.5 + heads) + 0.1 * stored
 
 
 def test_a_session_is_used_in_order(tmp_path):

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from llm import logprobs
 from llm.judges import FeatureJudge, ask, drain
+from llm.judges import attributes as module
 from llm.judges.attributes import AttributeJudge, distinct_words, finished_sentences
 from llm.judges.matrix import MatrixJudge
 from llm.reward import LinearReward, fit_reward
@@ -67,14 +69,36 @@ def test_features_do_not_depend_on_the_batch(attributes):
     np.testing.assert_allclose(together[:3], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_only_so_many_texts_are_read_at_a_time(attributes, monkeypatch):
-    sizes = []
-    monkeypatch.setattr(attributes, "_read", lambda x, y: (sizes.append(len(y)), np.array([[float(t)] for t in y]))[1])
-    texts = [str(i) for i in range(600)]
-    np.testing.assert_array_equal(attributes.features([PROMPT] * 600, texts)[:, 0], np.arange(600))
-    assert sizes == [256, 256, 88]
-    attributes.features([PROMPT] * 256, texts[:256])
-    assert sizes[3:] == [256]
+def test_only_so_many_tokens_are_read_at_a_time_and_no_logits_of_all_of_them(attributes, monkeypatch):
+    """The same attributes in the same order from batches of bounded tokens; one text is a batch of its own at least."""
+    texts = [" ".join([GOOD] * n) for n in (1, 3, 7)] + [GOOD[:i] for i in range(1, 13, 3)]
+    whole = attributes.features([PROMPT] * len(texts), texts)
+    read, head, sizes, logits = attributes._score, attributes._model.get_output_embeddings(), [], []
+    monkeypatch.setattr(module, "TOKENS_AT_A_TIME", 128)
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 30 * len(head.weight))
+    linear = logprobs.linear
+    monkeypatch.setattr(logprobs, "linear", lambda *args: logits.append(linear(*args)) or logits[-1])
+    monkeypatch.setattr(attributes, "_score", lambda ids, mask: sizes.append(tuple(ids.shape)) or read(ids, mask))
+    np.testing.assert_allclose(attributes.features([PROMPT] * len(texts), texts), whole, rtol=1e-4, atol=1e-4)
+    assert sum(rows for rows, _ in sizes) == len(texts)
+    assert all(rows == 1 or rows * columns <= 128 for rows, columns in sizes)
+    assert max(rows for rows, _ in sizes) > 1
+    assert max(map(len, logits)) <= 30
+
+
+def test_gibberish_after_a_long_text_is_not_fluent(attributes):
+    """Fluency is of the very text whose words are counted, however long."""
+    letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), (60, 6))
+    long = " ".join(f"{i} times {i} is {i * i}, as one can see by counting." for i in range(15))
+    spoilt = f"{long} {' '.join(map(''.join, letters))}"
+    plain, worse = attributes.features([PROMPT] * 2, [long, spoilt])[:, attributes.feature_names.index("fluency")]
+    assert len(attributes._tokenizer(long)["input_ids"]) > 256
+    assert worse < plain
+
+
+def test_a_text_beyond_the_context_is_refused(attributes):
+    with pytest.raises(JudgeError, match="longer than the judge's context of"):
+        attributes.features([PROMPT], ["word " * 9000])
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("A a A.", 1), ("It's nice, isn't it?", 4), ("x " * 50, 1)])

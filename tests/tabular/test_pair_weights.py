@@ -277,15 +277,19 @@ def test_pair_weights_of_a_file_are_aligned_by_label(capsys, tmp_path, text, ord
     [
         ("A,B,D\n0,1,2\n1,0,3\n2,3,0\n", "is about A, B, D, but the preferences are about A, B, C"),
         ("A,B\n0,1\n1,0\n", "is about A, B, but"),
-        ("0,1\n1,0\n", "pair_weights must broadcast to (3, 3)"),
+        ("0,1\n1,0\n", "has shape (2, 2) for 3 alternatives; give one row each"),
         ("A,B,C\n0,1,2\n1,0,3\n2,4,0\n", "must be symmetric"),
         ("A,B,C\n0,1,\n1,0,3\n,3,0\n", "entry (A, C) is blank; write 0 for a pair that was never compared"),
+        ("[[1, 2, 3], [4, 5, 6]]", "has shape (2, 3) for 3 alternatives"),
+        ('{"labels": ["A", "B", "C"], "p": [[1]]}', "has shape (1, 1) for 3 alternatives"),
+        ("[1, 2, 3]", "has shape (3,) for 3 alternatives"),
         ("winner,loser\nA,B\n", "must hold a square matrix"),
     ],
 )
 def test_pair_weights_about_something_else_are_refused(capsys, tmp_path, text, message):
     (tmp_path / "p.csv").write_text("A,B,C\n.5,.65,.4\n.35,.5,.75\n.6,.25,.5\n")
-    (tmp_path / "w.csv").write_text(text)
-    arguments = ["solve", str(tmp_path / "p.csv"), "--concept", "rlhf", "--pair-weights", str(tmp_path / "w.csv")]
+    weights = tmp_path / ("w.json" if text[0] in "[{" else "w.csv")
+    weights.write_text(text)
+    arguments = ["solve", str(tmp_path / "p.csv"), "--concept", "rlhf", "--pair-weights", str(weights)]
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
