@@ -16,7 +16,7 @@ run: $(READY)
 	$(BIN)/python experiments/run.py
 
 test: $(DEVELOP)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
 notebooks: $(DEVELOP)
 	$(BIN)/python experiments/notebooks.py

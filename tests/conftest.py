@@ -4,9 +4,13 @@ import os
 
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 WORKER_MEMORY = 2.5 * 2**30
 """Bytes that a worker may come to need: twice the embedded model in float32, and torch."""
+
+ALONE = ("tests/llm/test_two_worlds.py",)
+"""Files of long tests that share nothing."""
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # before numpy and torch are imported
     os.environ[name] = "1"
@@ -21,10 +25,14 @@ def pytest_xdist_auto_num_workers():
     return max(1, min(cores, int(psutil.virtual_memory().available // WORKER_MEMORY)))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """With ``--dist loadgroup``, tests that share a fixture of their module go to one worker, which makes it once."""
-    for item in items:
-        fixtures = (item.session._fixturemanager.getfixturedefs(name, item) or () for name in item.fixturenames)
-        if any(definition.scope == "module" for found in fixtures for definition in found):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+class ByFile(LoadScopeScheduling):
+    """A file's tests go to one worker, which makes the fixtures they share once; those of ``ALONE`` each for itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file in ALONE else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """How tests are spread over workers, with ``--dist loadfile``."""
+    return ByFile(config, log)
