@@ -80,7 +80,7 @@ def test_prompts_of_a_file_keep_its_split_whatever_its_format(tmp_path):
     data.to_parquet(tmp_path / "a.parquet")
     data.to_csv(tmp_path / "a.csv")
     paths = [jsonl(tmp_path / "a.jsonl", rows), str(tmp_path / "a.parquet"), str(tmp_path / "a.csv")]
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes(), mtime=0))
     results = [both(PromptConfig(path)) for path in [*paths, str(tmp_path / "b.jsonl.gz")]]
     assert all(result == results[0] for result in results)
     assert sorted(results[0][1]) == sorted(row["prompt"] for row in rows if row["split"] == "heldout")
@@ -168,7 +168,7 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
     refused("blank.jsonl", b"\n\n", "blank.jsonl is empty")
     refused("a.doc", b"x", "suffix must be one of .jsonl, .json, .csv, .tsv, .txt, .parquet")
     refused("latin.jsonl", b'{"prompt": "\xff"}\n', "latin.jsonl: line 1: byte 12 .* not text in UTF-8")
-    refused("half.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-9], "compressed with gzip and damaged")
+    refused("half.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-9], "compressed with gzip and damaged")
     refused("bad.parquet", b"xxx", "bad.parquet cannot be read as .parquet")
     refused("bad.csv", b"prompt,split\nx,train\ny,train,more\n", "line 3: 3 fields, but the header has 2; put texts")
     refused("open.csv", b'prompt,split\nx,train\n"y,train\n', "open.csv, line 3: unexpected end of data")

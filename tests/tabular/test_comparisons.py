@@ -28,7 +28,7 @@ RECORDS = [
         ("c.csv", ROWS, []),
         ("c.csv", ROWS.replace("winner,loser,count", "Winner,LOSER, Weight"), []),
         ("c.tsv", ROWS.replace(",", "\t"), []),
-        ("c.csv.gz", gzip.compress(ROWS.encode("utf-16")), []),
+        ("c.csv.gz", gzip.compress(ROWS.encode("utf-16"), mtime=0), []),
         ("c.csv", "loser;count;winner\nA;1;B\nB;3,0;A\nC;0,5;A\nA;,5;C\nC;4;B\n",
          ["cells are separated by semicolons", "commas in numbers are decimal commas"]),
         ("c.csv", ",date,winner,loser,count\n0,x,B,A,1\n1,y,A,B,3\n2,z,A,C,.5\n3,x,C,A,.5\n4,,B,C,4\n",
