@@ -36,6 +36,8 @@ ENCODER_TOKENS = 256
 """The sentence encoder was trained on texts up to here; relevance is that of a longer text's beginning."""
 TOKENS_AT_A_TIME = 2**14
 """Most tokens, padding included, of one forward pass; one text at least."""
+ROUNDING = 1e-5
+"""How far two equal attributes may be apart: one text, read in batches of other lengths, differs in its last digits."""
 
 
 class AttributeJudge:
@@ -75,7 +77,8 @@ class AttributeJudge:
         with self.meter.comparing(len(prompts)):
             scores = self.features([*prompts, *prompts], [*a, *b])
             ours, theirs = scores[: len(prompts)], scores[len(prompts) :]
-            votes = (ours > theirs) + 0.5 * (ours == theirs)
+            difference = ours - theirs
+            votes = np.where(np.abs(difference) <= ROUNDING, 0.5, difference > 0)
             self.meter.votes(self.feature_names, votes)
             return votes.mean(-1)
 

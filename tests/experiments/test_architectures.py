@@ -66,7 +66,7 @@ def test_a_whole_sweep(tmp_path, monkeypatch, capsys, name):
     assert [path.name for path in checkpoint.find_all(trained)] == ["checkpoint-000001"]
     assert run.main([str(sweep), "--out", str(out)]) == 0
     summary = json.loads((out / "tiny" / "summary.json").read_text())
-    players = {"Base", "Base as Follower", "SLHF Leader", "SLHF Follower", "Nash-MD-PG"}
+    players = {"Base", "Base as Follower", "SLHF κ=5 Leader", "SLHF κ=5 Follower", "Nash-MD-PG"}
     assert {rate["row"] for rate in summary["win_rates"]} == players
     assert_resumed_exactly(tmp_path, sweep, trained)
     assert_refined(tmp_path, trained)

@@ -1,6 +1,7 @@
 """``slhf`` as a user meets it: one name for everything, whatever is installed."""
 
 import json
+import re
 from importlib import import_module, metadata
 from inspect import signature
 
@@ -93,9 +94,11 @@ def test_an_extra_comes_from_where_the_project_came_from(monkeypatch, source, ex
 
 
 def test_the_doctor_says_what_is_here(capsys, monkeypatch):
-    monkeypatch.setattr(hardware, "bfloat16_units", lambda features: (False, "AVX2 only"))
+    monkeypatch.setattr(hardware, "bfloat16_units", lambda *_: (False, "AVX2 only"))
     assert doctor.main(["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    quickstart = found.get("quickstart", {"make run": "about 1 minutes, set-up not included"})  # nothing on a GPU
+    assert re.fullmatch(r"about \d+ minutes, set-up not included", quickstart["make run"])
     assert found["machine"]["bfloat16 units"].startswith("no (AVX2 only)")
     assert found["machine"]["cores"].startswith(str(hardware.usable_cores()))
     assert found["software"]["numpy"] == metadata.version("numpy")

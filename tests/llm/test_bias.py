@@ -24,7 +24,7 @@ def comparisons(draw):
 
 
 def numbers(found):
-    return np.array([found.slope, found.slope_low, found.slope_high])
+    return np.array([found.slope, found.slope_low, found.slope_high], dtype=float)  # no bounds (None) are NaN
 
 
 @given(comparisons())
