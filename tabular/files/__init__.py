@@ -1,4 +1,4 @@
-"""Preferences in files, for the command line and :meth:`tabular.PreferenceMatrix.load`.
+"""Preferences in files, for the command line and ``tabular.PreferenceMatrix.load``.
 
 By its name, without ``.gz`` (see :mod:`slhf.text` for encodings and compression), a file is
 

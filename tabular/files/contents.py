@@ -23,7 +23,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Options:
-    """How to read a file; :meth:`tabular.PreferenceMatrix.load` says what each means."""
+    """How to read a file; ``tabular.PreferenceMatrix.load`` says what each means."""
 
     unranked: Unranked | None = None
     ties: Ties | None = None
