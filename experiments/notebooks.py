@@ -25,7 +25,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from slhf.text import split_lines
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-CELL_SECONDS = 600
+CELL_SECONDS = 1800
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
