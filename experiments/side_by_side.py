@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial, partialmethod
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -100,7 +100,8 @@ def begin(threads: int) -> None:
     """What a process does first; the bars inside it would tear ours apart."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the first process ends the others
     Thread(target=end_with_parent, daemon=True).start()
-    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # TQDM_DISABLE is read when tqdm is imported
+    show = tqdm.__init__  # not TQDM_DISABLE, which is read when tqdm is imported, and yields to what a bar asks for
+    tqdm.__init__ = lambda bar, *args, **settings: show(bar, *args, **{**settings, "disable": True})
     torch.set_num_threads(threads)
     process.prepare()
 
